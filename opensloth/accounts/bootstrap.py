@@ -1,0 +1,21 @@
+"""Print the first admin key, once: `python -m opensloth.accounts.bootstrap` (`--new` makes a further one)."""
+
+from __future__ import annotations
+
+import sys
+
+from opensloth.accounts.keys import KeyService
+from opensloth.database import Database
+from opensloth.settings import get_settings
+
+
+def main() -> None:
+    """Prints a key if there was no admin key yet, or if `--new` asks for one; else nothing."""
+    keys = KeyService(Database(get_settings().database))
+    key = keys.create("admin", "admin")[1] if "--new" in sys.argv[1:] else keys.bootstrap()
+    if key:
+        print(key)
+
+
+if __name__ == "__main__":
+    main()

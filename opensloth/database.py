@@ -1,0 +1,141 @@
+"""The one truth: engine, transactions and time on SQLite (one host) and PostgreSQL (a team)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import JSON, Connection, Double, MetaData, create_engine, event, make_url, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from opensloth.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+SCHEDULER_LOCK = 0x051074
+"""Key of PostgreSQL's advisory lock for planning; SQLite's `BEGIN IMMEDIATE` is that lock already."""
+
+
+class Base(DeclarativeBase):
+    """Base of every table; times are seconds since 1970 by the database's clock."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Double}  # noqa: RUF012
+
+
+class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+    """Seconds since 1970 by the database's clock, which is the only clock that leases are compared with."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: object, compiler: object, **kw: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_now, "postgresql")
+def _postgres_now(element: object, compiler: object, **kw: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+class Database:
+    """Opens short transactions; a failure to reach the database is raised as Unavailable."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _engine(url)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads."""
+        with _reachable(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write, committed at the end; then what `after_commit` was given runs."""
+        callbacks: list[Callable[[], None]] = []
+        with _reachable(), Session(self.engine, expire_on_commit=False, info={"after_commit": callbacks}) as session:
+            session.connection(execution_options={"opensloth_write": True})
+            yield session
+            session.commit()
+        for callback in callbacks:
+            callback()
+
+    @contextmanager
+    def scheduler_lock(self) -> Iterator[Session]:
+        """A write transaction that no other planner is in at the same time."""
+        with self.write() as session:
+            if not self.is_sqlite:
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEDULER_LOCK})
+            yield session
+
+    def ping(self) -> None:
+        """Raise Unavailable unless the database answers."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+
+def after_commit(session: Session, callback: Callable[[], None]) -> None:
+    """Run `callback` once the transaction of `session` is committed; never if it is rolled back."""
+    session.info["after_commit"].append(callback)
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        log.warning("the database does not answer: %s", error)
+        raise Unavailable(
+            "the database does not answer at the moment", code="database_unavailable", hint="try again in a moment"
+        ) from error
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(
+            parsed, pool_size=10, max_overflow=30, pool_timeout=5, pool_pre_ping=True, connect_args={"connect_timeout": 5}
+        )
+    engine = create_engine(
+        parsed, pool_size=10, max_overflow=40, pool_timeout=10, connect_args={"timeout": 10, "check_same_thread": False}
+    )
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, record: object) -> None:
+    # The driver's own transactions start too late to guard a select that an update follows; ours are explicit.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("opensloth_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

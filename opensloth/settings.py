@@ -1,0 +1,82 @@
+"""All settings of API and worker, read from `OPENSLOTH_*` variables; each has a default that works on one machine."""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how patient each part is; durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="OPENSLOTH_", extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".opensloth")
+    """Database, embedded Valkey, credentials and scratch of this machine."""
+    host: str = "127.0.0.1"
+    port: int = 8400
+    database_url: str | None = None
+    """SQLAlchemy URL; `$OPENSLOTH_HOME/opensloth.db` if not set."""
+    redis_url: str | None = None
+    """Redis or Valkey; `opensloth up` sets it to its embedded one."""
+    storage_url: str | None = None
+    """Directory or fsspec URL that API and workers share; `$OPENSLOTH_HOME/storage` if not set."""
+
+    host_id: str = Field(default_factory=socket.gethostname)
+    """Name of this worker's host; one worker a host."""
+    devices: str = "auto"
+    """`auto` (every CUDA GPU, else one CPU slot), `cpu:N`, or CUDA indices or UUIDs with commas."""
+
+    max_upload_bytes: int = 20 * 2**30
+    max_line_bytes: int = 32 * 2**20
+    """The longest row of a dataset file."""
+
+    lease_s: float = 30.0
+    """A running attempt whose lease is older than this is lost."""
+    lease_renew_s: float = 10.0
+    host_timeout_s: float = 10.0
+    """A host not heard from for this long gets no placements."""
+    heartbeat_s: float = 2.0
+    """How often a worker refreshes its host and device rows."""
+    poll_s: float = 3.0
+    """How often a worker looks at the database without being woken."""
+    stop_grace_s: float = 30.0
+    """The least time between SIGTERM and SIGKILL; a job's longest step and save time add to it."""
+    checkpoint_interval_s: float = 600.0
+    retry_backoff_s: float = 5.0
+    """Wait before the first retry; doubles with each."""
+
+    @property
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{self.home.expanduser() / 'opensloth.db'}"
+
+    @property
+    def storage(self) -> str:
+        """The storage URL in force."""
+        return self.storage_url or str(self.home.expanduser() / "storage")
+
+    @property
+    def redis(self) -> str:
+        """The Redis URL in force."""
+        return self.redis_url or f"unix://{self.home.expanduser() / 'valkey' / 'valkey.sock'}"
+
+    @property
+    def runs(self) -> Path:
+        """Scratch of the attempts that run on this host."""
+        return self.home.expanduser() / "runs"
+
+    @property
+    def credentials_file(self) -> Path:
+        """Where the first start writes the admin key."""
+        return self.home.expanduser() / "credentials.json"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
