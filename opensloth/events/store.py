@@ -1,0 +1,120 @@
+"""Events in the database: appended with gapless numbers, read as lists and as metric series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from opensloth.database import Database, after_commit, db_now
+from opensloth.errors import NotFound
+from opensloth.events.publisher import Publisher
+from opensloth.events.records import EventView, Record, rfc3339
+from opensloth.events.rows import EventRow
+
+
+class EventStore:
+    """Appends events inside the caller's transaction and reads them back."""
+
+    def __init__(self, database: Database, publisher: Publisher) -> None:
+        self._db = database
+        self._publisher = publisher
+
+    def append(self, session: Session, job_id: str, attempt: int, records: Sequence[Record]) -> int:
+        """Number and insert `records`; they go to the live stream after the commit. Returns the last `seq`.
+
+        The numbers come from the job's own row, whose lock is held until the commit: they commit in order.
+        """
+        from opensloth.jobs.rows import JobRow
+
+        if not records:
+            return 0
+        last = session.scalar(
+            update(JobRow).where(JobRow.id == job_id).values(last_seq=JobRow.last_seq + len(records)).returning(JobRow.last_seq)
+        )
+        if last is None:
+            raise NotFound(f"there is no job {job_id!r}")
+        now = session.scalar(select(db_now())) or 0.0
+        rows = [
+            {
+                "job_id": job_id,
+                "seq": last - len(records) + 1 + n,
+                "attempt": attempt,
+                "type": record.type,
+                "level": record.level,
+                "time": now if record.time is None else record.time,
+                "message": record.message,
+                "data": _finite(record.data),
+            }
+            for n, record in enumerate(records)
+        ]
+        session.execute(insert(EventRow), rows)
+        views = [EventView(**{**row, "time": rfc3339(row["time"])}) for row in rows]
+        after_commit(session, lambda: self._publisher.events(job_id, views))
+        return last
+
+    def list(self, job_id: str, after: int = 0, limit: int = 100, *, newest_first: bool = False) -> list[EventView]:
+        """Events with `seq` beyond `after`, oldest first unless asked otherwise."""
+        order = EventRow.seq.desc() if newest_first else EventRow.seq
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after).order_by(order).limit(limit)
+        with self._db.read() as session:
+            return [EventView.of(row) for row in session.scalars(query)]
+
+    def metrics(self, job_id: str, names: Sequence[str] = (), max_points: int | None = None) -> list[dict[str, Any]]:
+        """The series `[{"name", "points": [{"step", "value", "time"}]}]` of one uninterrupted run.
+
+        Points that a lost attempt made beyond the checkpoint from which a later one resumed are left out.
+        """
+        from opensloth.jobs.rows import AttemptRow
+
+        with self._db.read() as session:
+            resumed = {
+                attempt: step
+                for attempt, step in session.execute(
+                    select(AttemptRow.attempt, AttemptRow.resumed_step).where(AttemptRow.job_id == job_id)
+                )
+                if step is not None
+            }
+            rows = session.execute(
+                select(EventRow.attempt, EventRow.time, EventRow.data)
+                .where(EventRow.job_id == job_id, EventRow.type == "metrics")
+                .order_by(EventRow.seq)
+            ).all()
+        series: dict[str, dict[int, dict[str, Any]]] = {}
+        for attempt, time, data in rows:
+            step = int(data.get("step", 0))
+            if any(later > attempt and step > start for later, start in resumed.items()):
+                continue
+            for name, value in data.get("metrics", {}).items():
+                if not names or name in names:
+                    series.setdefault(name, {})[step] = {"step": step, "value": value, "time": rfc3339(time)}
+        return [
+            {"name": name, "points": _downsample([points[step] for step in sorted(points)], max_points)}
+            for name, points in sorted(series.items())
+        ]
+
+
+def _downsample(points: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
+    """At most `most` points at even distances, the first and the last among them."""
+    if most is None or len(points) <= most:
+        return points
+    if most == 1:
+        return points[-1:]
+    last = len(points) - 1
+    return [points[round(n * last / (most - 1))] for n in range(most)]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: numbers that are not finite become null, NUL characters (PostgreSQL has none) go."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {_finite(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
