@@ -10,6 +10,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 from opensloth.database import Base
 
 
+class EventCounterRow(Base):
+    """The last `seq` of a job; whoever appends holds this row until the commit, so that numbers commit in order."""
+
+    __tablename__ = "event_counters"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    last_seq: Mapped[int]
+
+
 class EventRow(Base):
     """One event of a job; `seq` counts from 1 without gaps, in the order of the commits."""
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.database import Database, after_commit, db_now
-from opensloth.errors import NotFound
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import EventView, Record, rfc3339
-from opensloth.events.rows import EventRow
+from opensloth.events.rows import EventCounterRow, EventRow
 
 
 class EventStore:
@@ -26,17 +25,19 @@ class EventStore:
     def append(self, session: Session, job_id: str, attempt: int, records: Sequence[Record]) -> int:
         """Number and insert `records`; they go to the live stream after the commit. Returns the last `seq`.
 
-        The numbers come from the job's own row, whose lock is held until the commit: they commit in order.
+        A caller that also writes the job's row writes that one first: one order of locks, no deadlock.
         """
-        from opensloth.jobs.rows import JobRow
-
         if not records:
             return 0
         last = session.scalar(
-            update(JobRow).where(JobRow.id == job_id).values(last_seq=JobRow.last_seq + len(records)).returning(JobRow.last_seq)
+            update(EventCounterRow)
+            .where(EventCounterRow.job_id == job_id)
+            .values(last_seq=EventCounterRow.last_seq + len(records))
+            .returning(EventCounterRow.last_seq)
         )
         if last is None:
-            raise NotFound(f"there is no job {job_id!r}")
+            last = len(records)
+            session.execute(insert(EventCounterRow).values(job_id=job_id, last_seq=last))
         now = session.scalar(select(db_now())) or 0.0
         rows = [
             {
@@ -63,21 +64,15 @@ class EventStore:
         with self._db.read() as session:
             return [EventView.of(row) for row in session.scalars(query)]
 
-    def metrics(self, job_id: str, names: Sequence[str] = (), max_points: int | None = None) -> list[dict[str, Any]]:
+    def metrics(
+        self, job_id: str, resumed: Mapping[int, int], names: Sequence[str] = (), max_points: int | None = None
+    ) -> list[dict[str, Any]]:
         """The series `[{"name", "points": [{"step", "value", "time"}]}]` of one uninterrupted run.
 
-        Points that a lost attempt made beyond the checkpoint from which a later one resumed are left out.
+        `resumed` gives the step from which each attempt went on: points that an earlier attempt made beyond it are
+        left out.
         """
-        from opensloth.jobs.rows import AttemptRow
-
         with self._db.read() as session:
-            resumed = {
-                attempt: step
-                for attempt, step in session.execute(
-                    select(AttemptRow.attempt, AttemptRow.resumed_step).where(AttemptRow.job_id == job_id)
-                )
-                if step is not None
-            }
             rows = session.execute(
                 select(EventRow.attempt, EventRow.time, EventRow.data)
                 .where(EventRow.job_id == job_id, EventRow.type == "metrics")

@@ -66,7 +66,6 @@ class JobRow(Base):
     data: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
-    last_seq: Mapped[int] = mapped_column(default=0)
 
 
 class DependencyRow(Base):

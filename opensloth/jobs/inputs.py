@@ -1,0 +1,126 @@
+"""What a job needs before it can be accepted: its files, its model, its dependencies and a host that could hold it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.keys import Caller
+from opensloth.datasets.service import FileService
+from opensloth.devices.rows import DeviceRow, HostRow
+from opensloth.errors import FieldError, InvalidInput
+from opensloth.jobs.rows import JobRow
+from opensloth.jobs.spec import JobSpec
+from opensloth.jobs.states import TERMINAL, State
+from opensloth.models.registry import JOB_ID, ModelRegistry, unknown_model
+from opensloth.resolve import DeviceFacts, Resolved, resolve
+
+MODEL_FIELD = "opensloth_config.fast_model_args.model_name"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was found: `resolved` is None as long as no host or an unfinished job decides it."""
+
+    depends_on: list[str]
+    resolved: dict[str, Any] | None
+
+
+def resolve_inputs(
+    session: Session, spec: JobSpec, caller: Caller, files: FileService, models: ModelRegistry
+) -> Inputs:
+    """Check everything that a submission refers to; raises InvalidInput with the fields at fault."""
+    method = spec.opensloth_config.training_type
+    files.require_for_training(session, spec.dataset, method, "dataset")
+    if spec.eval_dataset is not None:
+        files.require_for_training(session, spec.eval_dataset, method, "eval_dataset")
+    depends_on = _dependencies(session, spec)
+    name = spec.opensloth_config.fast_model_args.model_name
+    parent = _unfinished_parent(session, name)
+    if parent is not None:
+        return Inputs(sorted({*depends_on, parent}), None)
+    choice = models.choose(session, name, MODEL_FIELD)
+    facts = _facts_for(session, spec)
+    if facts is None:
+        return Inputs(depends_on, None)
+    resolved = resolve(spec.opensloth_config, spec.training_args, facts, adapter_lora=choice.adapter_lora)
+    return Inputs(depends_on, describe(resolved, facts))
+
+
+def describe(resolved: Resolved, facts: DeviceFacts) -> dict[str, Any]:
+    """The resolved configuration as the job shows it."""
+    return {
+        "opensloth_config": resolved.opensloth_config.model_dump(mode="json"),
+        "training_args": resolved.training_args.model_dump(mode="json"),
+        "engine": resolved.engine,
+        "device": facts.kind,
+        "why": dict(resolved.why),
+    }
+
+
+def facts_of(stored: dict[str, Any]) -> DeviceFacts:
+    """A host's facts as its worker stored them; what a newer worker adds is left out."""
+    known = asdict(DeviceFacts(kind="cpu", bf16=False, has_unsloth=False, has_bitsandbytes=False, count=1))
+    return DeviceFacts(**{name: stored.get(name, default) for name, default in known.items()})
+
+
+def _dependencies(session: Session, spec: JobSpec) -> list[str]:
+    """The jobs in `depends_on` that have not succeeded yet."""
+    waiting = []
+    for n, job_id in enumerate(spec.depends_on):
+        row = session.get(JobRow, job_id)
+        field = f"depends_on[{n}]"
+        if row is None:
+            raise InvalidInput("a job cannot be found", fields=[FieldError(field, f"there is no job {job_id!r}")])
+        if row.state in (State.FAILED, State.CANCELLED):
+            raise InvalidInput(
+                "a job that it depends on is over", fields=[FieldError(field, f"the job {job_id} {_ended(row.state)}")]
+            )
+        if row.state != State.SUCCEEDED:
+            waiting.append(job_id)
+    return waiting
+
+
+def _unfinished_parent(session: Session, name: str) -> str | None:
+    """The job that `model_name` names, as long as its result is still to come."""
+    if not JOB_ID.fullmatch(name):
+        return None
+    row = session.get(JobRow, name)
+    if row is None:
+        raise unknown_model(MODEL_FIELD, f"there is no job {name!r}")
+    if State(row.state) not in TERMINAL:
+        return name
+    if row.state != State.SUCCEEDED:
+        raise unknown_model(MODEL_FIELD, f"the job {name} {_ended(row.state)} and left no model")
+    return None
+
+
+def _facts_for(session: Session, spec: JobSpec) -> DeviceFacts | None:
+    """The facts of a host that can hold the job; None as long as no worker has ever reported.
+
+    Raises InvalidInput where workers are known and none has enough devices.
+    """
+    counts = session.execute(
+        select(HostRow.id, HostRow.facts, func.count(DeviceRow.id))
+        .join(DeviceRow, DeviceRow.host_id == HostRow.id)
+        .group_by(HostRow.id, HostRow.seen_at)
+        .order_by(HostRow.seen_at.desc(), HostRow.id)
+    ).all()
+    if not counts:
+        return None
+    for _, facts, count in counts:
+        if count >= spec.resources.gpus:
+            return facts_of(facts)
+    most = max(count for _, _, count in counts)
+    raise InvalidInput(
+        "no host can hold this job",
+        code="unplaceable",
+        fields=[FieldError("resources.gpus", f"the largest host has {most} device{'s' * (most != 1)}")],
+    )
+
+
+def _ended(state: str) -> str:
+    return "was cancelled" if state == State.CANCELLED else state

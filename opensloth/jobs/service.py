@@ -1,0 +1,275 @@
+"""Submitting, reading and stopping jobs, for every interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.keys import Caller
+from opensloth.database import Database, after_commit, db_now
+from opensloth.datasets.service import FileService
+from opensloth.errors import Conflict, FieldError, IdempotencyMismatch, InvalidInput, NotAllowed, NotFound
+from opensloth.events.publisher import Publisher
+from opensloth.events.records import Record
+from opensloth.events.store import EventStore
+from opensloth.jobs.inputs import Inputs, resolve_inputs
+from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
+from opensloth.jobs.spec import SCHEMA_VERSION, JobSpec, parse_job_spec
+from opensloth.jobs.states import LIVE, TERMINAL, State, StopIntent, strengthens
+from opensloth.jobs.transitions import locked, transition
+from opensloth.jobs.views import CheckpointView, JobView
+from opensloth.models.registry import ModelRegistry
+
+PRIORITIES = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
+
+
+class JobService:
+    """The jobs of the service; every method opens its own short transaction."""
+
+    def __init__(
+        self, database: Database, files: FileService, models: ModelRegistry, events: EventStore, publisher: Publisher
+    ) -> None:
+        self._db = database
+        self._files = files
+        self._models = models
+        self.events = events
+        self._publisher = publisher
+
+    # Submission
+
+    def submit(self, body: Any, caller: Caller, idempotency_key: str | None = None) -> tuple[JobView, bool]:
+        """Accept a job; the second value is False where the idempotency key had made it before.
+
+        Raises InvalidInput with a FieldError for each thing that is wrong.
+        """
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
+        if idempotency_key is not None and (earlier := self._earlier(caller, idempotency_key, digest)):
+            return earlier, False
+        spec = parse_job_spec(body)
+        if spec.priority == "urgent" and not caller.is_admin:
+            raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
+        job_id = f"ftjob-{secrets.token_hex(12)}"
+        try:
+            with self._db.write() as session:
+                inputs = resolve_inputs(session, spec, caller, self._files, self._models)
+                self._insert(session, job_id, spec, inputs, body, caller)
+                if idempotency_key is not None:
+                    session.add(
+                        IdempotencyRow(
+                            owner=caller.owner,
+                            key=idempotency_key,
+                            body_sha256=digest,
+                            job_id=job_id,
+                            created_at=_now(session),
+                        )
+                    )
+                    session.flush()
+                after_commit(session, self._publisher.wake_planner)
+        except IntegrityError:
+            # Another request with the same key was a moment earlier: its job is the answer.
+            if idempotency_key is None or not (earlier := self._earlier(caller, idempotency_key, digest)):
+                raise
+            return earlier, False
+        return self.get(job_id, caller), True
+
+    def _earlier(self, caller: Caller, key: str, digest: str) -> JobView | None:
+        with self._db.read() as session:
+            row = session.get(IdempotencyRow, (caller.owner, key))
+        if row is None:
+            return None
+        if row.body_sha256 != digest:
+            raise IdempotencyMismatch(
+                f"this Idempotency-Key was used for {row.job_id} with another body",
+                hint="use a new key for a new job",
+                fields=[FieldError("Idempotency-Key", "was used with another body")],
+            )
+        return self.get(row.job_id, caller)
+
+    def _insert(
+        self, session: Session, job_id: str, spec: JobSpec, inputs: Inputs, body: Mapping[str, Any], caller: Caller
+    ) -> None:
+        now = _now(session)
+        state = State.WAITING if inputs.depends_on else State.QUEUED
+        session.add(
+            JobRow(
+                id=job_id,
+                name=spec.name,
+                owner=caller.owner,
+                state=state.value,
+                spec=dict(body),
+                schema_version=SCHEMA_VERSION,
+                resolved=inputs.resolved,
+                user_metadata=dict(spec.metadata),
+                priority=PRIORITIES[spec.priority],
+                device_count=max(1, spec.resources.gpus),
+                time_limit_s=spec.time_limit,
+                max_retries=spec.max_retries,
+                dataset_id=spec.dataset,
+                eval_dataset_id=spec.eval_dataset,
+                model_id=spec.opensloth_config.fast_model_args.model_name,
+                created_at=now,
+                queued_at=now if state is State.QUEUED else None,
+            )
+        )
+        session.flush()
+        session.add_all(DependencyRow(job_id=job_id, depends_on=other) for other in inputs.depends_on)
+        text = f"the job waits for {', '.join(inputs.depends_on)}" if inputs.depends_on else "the job is queued"
+        data = {"from": None, "to": state.value, "reason": None}
+        self.events.append(session, job_id, 0, [Record(type="state", message=text, data=data)])
+
+    # Reading
+
+    def get(self, job_id: str, caller: Caller) -> JobView:
+        """One job; raises NotFound."""
+        with self._db.read() as session:
+            return self._views(session, [_found(session.get(JobRow, job_id), job_id)])[0]
+
+    def state(self, job_id: str) -> State:
+        """The present state of a job; raises NotFound."""
+        with self._db.read() as session:
+            return State(_found(session.get(JobRow, job_id), job_id).state)
+
+    def list(
+        self,
+        caller: Caller,
+        *,
+        states: Sequence[str] = (),
+        owner: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> tuple[list[JobView], bool]:
+        """Jobs, newest first, and whether more follow; `metadata` pairs must all match."""
+        query: Select[tuple[JobRow]] = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc())
+        if unknown := [name for name in states if name not in set(State)]:
+            known = ", ".join(State)
+            raise InvalidInput(
+                "the filter is wrong", fields=[FieldError("state", f"there is no state {unknown[0]!r}; there are: {known}")]
+            )
+        if states:
+            query = query.where(JobRow.state.in_(states))
+        if owner is not None:
+            query = query.where(JobRow.owner == owner)
+        for key, value in (metadata or {}).items():
+            query = query.where(JobRow.user_metadata[key].as_string() == value)
+        with self._db.read() as session:
+            if after is not None:
+                last = session.get(JobRow, after)
+                if last is None:
+                    raise InvalidInput("the page cannot be found", fields=[FieldError("after", f"there is no job {after!r}")])
+                query = query.where(tuple_(JobRow.created_at, JobRow.id) < tuple_(last.created_at, last.id))
+            rows = session.scalars(query.limit(limit + 1)).all()
+            return self._views(session, rows[:limit]), len(rows) > limit
+
+    def _views(self, session: Session, rows: Sequence[JobRow]) -> list[JobView]:
+        ids = [row.id for row in rows]
+        dependencies: dict[str, list[str]] = {}
+        for job_id, other in session.execute(
+            select(DependencyRow.job_id, DependencyRow.depends_on).where(DependencyRow.job_id.in_(ids))
+        ):
+            dependencies.setdefault(job_id, []).append(other)
+        devices = {
+            (job_id, attempt): [str(device) for device in used]
+            for job_id, attempt, used in session.execute(
+                select(AttemptRow.job_id, AttemptRow.attempt, AttemptRow.device_ids).where(AttemptRow.job_id.in_(ids))
+            )
+        }
+        return [JobView.of(row, dependencies.get(row.id, ()), devices.get((row.id, row.attempt), ())) for row in rows]
+
+    def checkpoints(self, job_id: str, caller: Caller) -> list[CheckpointView]:
+        """The complete checkpoints of a job, newest first."""
+        with self._db.read() as session:
+            _found(session.get(JobRow, job_id), job_id)
+            rows = session.scalars(
+                select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
+            )
+            return [CheckpointView.of(row) for row in rows]
+
+    def metrics(
+        self, job_id: str, caller: Caller, names: Sequence[str] = (), max_points: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The job's metric series, as of one uninterrupted run."""
+        with self._db.read() as session:
+            _found(session.get(JobRow, job_id), job_id)
+            resumed = session.execute(
+                select(AttemptRow.attempt, AttemptRow.resumed_step).where(AttemptRow.job_id == job_id)
+            ).all()
+        steps = {attempt: step for attempt, step in resumed if step is not None}
+        return self.events.metrics(job_id, steps, names, max_points)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are in each state."""
+        with self._db.read() as session:
+            rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
+        return {state: count for state, count in rows}
+
+    # Stopping
+
+    def cancel(self, job_id: str, caller: Caller) -> JobView:
+        """Cancel a job: at once where nothing runs, else by a stop. Cancelling a cancelled job changes nothing."""
+        with self._db.write() as session:
+            row = _found(locked(session, job_id), job_id)
+            _require_owner(row, caller)
+            state = State(row.state)
+            if state is State.CANCELLED or (state is State.STOPPING and row.stop_intent == StopIntent.CANCEL):
+                pass
+            elif state in TERMINAL:
+                raise Conflict(f"the job has {state} already", hint="only a job that is not over can be cancelled")
+            elif state in LIVE:
+                self._stop(session, row, StopIntent.CANCEL, caller)
+            else:
+                transition(session, self.events, job_id, State.CANCELLED, reason="cancelled", message=_by(caller))
+        return self.get(job_id, caller)
+
+    def _stop(self, session: Session, row: JobRow, intent: StopIntent, caller: Caller) -> None:
+        """Ask the host of a live job to stop it for `intent`."""
+        present = StopIntent(row.stop_intent) if row.stop_intent else None
+        if not strengthens(intent, present):
+            return
+        if row.state == State.STOPPING:
+            session.execute(update(JobRow).where(JobRow.id == row.id).values(stop_intent=intent.value))
+        else:
+            values = {"stop_intent": intent.value}
+            transition(session, self.events, row.id, State.STOPPING, reason=row.reason, message=_by(caller), values=values)
+        host = row.host_id
+        if host is not None:
+            after_commit(session, lambda: self._publisher.wake_host(host))
+
+
+def user_of_models(session: Session, names: list[str]) -> str | None:
+    """A job that is not over and needs one of these models."""
+    over = [state.value for state in TERMINAL]
+    return session.scalar(select(JobRow.id).where(JobRow.model_id.in_(names), JobRow.state.not_in(over)).limit(1))
+
+
+def user_of_file(session: Session, file_id: str) -> str | None:
+    """A job that is not over and needs this file."""
+    over = [state.value for state in TERMINAL]
+    needs = (JobRow.dataset_id == file_id) | (JobRow.eval_dataset_id == file_id)
+    return session.scalar(select(JobRow.id).where(needs, JobRow.state.not_in(over)).limit(1))
+
+
+def _found(row: JobRow | None, job_id: str) -> JobRow:
+    if row is None:
+        raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
+    return row
+
+
+def _require_owner(row: JobRow, caller: Caller) -> None:
+    if row.owner != caller.owner and not caller.is_admin:
+        raise NotAllowed(f"the job {row.id} belongs to {row.owner}", hint="ask its owner or an admin")
+
+
+def _by(caller: Caller) -> str:
+    return f"cancelled by {caller.owner}"
+
+
+def _now(session: Session) -> float:
+    return session.scalar(select(db_now())) or 0.0

@@ -1,0 +1,121 @@
+"""The only code that writes a job's state: one guarded step, its event, its leases and its dependents together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from opensloth.database import db_now
+from opensloth.devices.rows import DeviceLeaseRow
+from opensloth.events.records import Level, Record
+from opensloth.events.store import EventStore
+from opensloth.jobs.reasons import reason as reason_of
+from opensloth.jobs.rows import AttemptRow, DependencyRow, JobRow
+from opensloth.jobs.states import ENDS_IN, LIVE, TERMINAL, State, StopIntent, is_allowed
+
+_LEVEL: dict[State, Level] = {State.FAILED: "error", State.CANCELLED: "warning"}
+
+
+def locked(session: Session, job_id: str) -> JobRow | None:
+    """The job's row, locked until the transaction ends."""
+    return session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
+
+
+def transition(
+    session: Session,
+    events: EventStore,
+    job_id: str,
+    target: State,
+    *,
+    sources: Collection[State] | None = None,
+    attempt: int | None = None,
+    reason: str | None = None,
+    message: str | None = None,
+    values: dict[str, Any] | None = None,
+) -> bool:
+    """Move a job to `target` if the table allows it from where it is; returns whether it moved.
+
+    `sources` narrows from where, `attempt` is the fence of a worker's write; `values` are further columns to set.
+    """
+    row = locked(session, job_id)
+    if row is None or (attempt is not None and row.attempt != attempt):
+        return False
+    source = State(row.state)
+    if not is_allowed(source, target) or (sources is not None and source not in sources):
+        return False
+    now = session.scalar(select(db_now())) or 0.0
+    changes: dict[str, Any] = {"state": target.value, "reason": reason, **(values or {})}
+    if target in TERMINAL:
+        changes["ended_at"] = now
+    if source in LIVE and target not in LIVE:
+        changes |= {"lease_until": None, "host_id": None, "stop_intent": None, "phase": None, "taken_up": False}
+        changes["run_s"] = row.run_s + _release(session, row, now, reason or target.value)
+    session.execute(update(JobRow).where(JobRow.id == job_id, JobRow.state == source.value).values(**changes))
+    text = message or (reason_of(reason).message if reason else f"the job is {target}")
+    data = {"from": source.value, "to": target.value, "reason": reason}
+    record = Record(type="state", message=text, level=_LEVEL.get(target, "info"), data=data)
+    events.append(session, job_id, row.attempt, [record])
+    session.refresh(row)
+    if target in TERMINAL:
+        _settle_dependents(session, events, job_id, target)
+    return True
+
+
+def _release(session: Session, row: JobRow, now: float, outcome: str) -> float:
+    """Give the attempt's devices back; returns the seconds for which it held them."""
+    session.execute(delete(DeviceLeaseRow).where(DeviceLeaseRow.job_id == row.id))
+    attempt = session.get(AttemptRow, (row.id, row.attempt))
+    if attempt is None or attempt.ended_at is not None:
+        return 0.0
+    attempt.ended_at, attempt.outcome = now, outcome
+    session.flush()
+    return now - attempt.placed_at
+
+
+def _settle_dependents(session: Session, events: EventStore, job_id: str, ended: State) -> None:
+    """Let the jobs that wait for this one go on, or end them with it."""
+    waiting = session.scalars(
+        select(DependencyRow.job_id)
+        .join(JobRow, JobRow.id == DependencyRow.job_id)
+        .where(DependencyRow.depends_on == job_id, JobRow.state == State.WAITING.value)
+        .order_by(DependencyRow.job_id)
+    ).all()
+    for dependent in waiting:
+        if ended is State.SUCCEEDED:
+            release_if_ready(session, events, dependent)
+        else:
+            target = State.CANCELLED if ended is State.CANCELLED else State.FAILED
+            text = f"it depends on {job_id}, which {'was cancelled' if ended is State.CANCELLED else 'failed'}"
+            hint = reason_of("dependency_failed").hint
+            error = {"code": "dependency_failed", "message": text, "hint": hint, "log_tail": None}
+            transition(
+                session, events, dependent, target, reason="dependency_failed", message=text, values={"error": error}
+            )
+
+
+def release_if_ready(session: Session, events: EventStore, job_id: str) -> None:
+    """Queue a waiting job whose dependencies have all succeeded."""
+    open_ones = session.scalar(
+        select(DependencyRow.depends_on)
+        .join(JobRow, JobRow.id == DependencyRow.depends_on)
+        .where(DependencyRow.job_id == job_id, JobRow.state != State.SUCCEEDED.value)
+        .limit(1)
+    )
+    if open_ones is None:
+        now = session.scalar(select(db_now()))
+        transition(session, events, job_id, State.QUEUED, sources=[State.WAITING], values={"queued_at": now})
+
+
+def end_by_intent(intent: StopIntent) -> tuple[State, str]:
+    """Where a stop for `intent` ends, and its reason code."""
+    code = {
+        StopIntent.CANCEL: "cancelled",
+        StopIntent.TIME_LIMIT: "time_limit",
+        StopIntent.PAUSE: "paused",
+        StopIntent.PREEMPT: "preempted",
+        StopIntent.DRAIN: "drained",
+    }[intent]
+    return ENDS_IN[intent], code

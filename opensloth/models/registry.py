@@ -1,0 +1,243 @@
+"""Which models there are, and what a job's `model_name` stands for."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from sqlalchemy import exists, select, tuple_
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.keys import Caller
+from opensloth.database import Database, after_commit, db_now
+from opensloth.errors import Conflict, FieldError, InvalidInput, NotFound
+from opensloth.events.publisher import Publisher
+from opensloth.models.catalogue import CATALOGUE
+from opensloth.models.rows import ModelRow
+from opensloth.storage import Storage
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+JOB_ID = re.compile(r"ftjob-[0-9a-f]+")
+
+
+UserOf = Callable[[Session, list[str]], str | None]
+"""Finds a job that is not over and needs one of the named models; given by who wires the services."""
+
+
+class ModelView(BaseModel):
+    """A model: OpenAI's fields and ours; `created` in seconds since 1970."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    status: Literal["importing", "ready", "failed"]
+    kind: Literal["base", "result"]
+    source: str
+    base: str | None = None
+    job_id: str | None = None
+    error: str | None = None
+    bytes: int | None = None
+
+    @classmethod
+    def of(cls, row: ModelRow) -> ModelView:
+        """The view of a stored row."""
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created": int(row.created_at),
+                "owned_by": row.owner,
+                "status": row.status,
+                "kind": row.kind,
+                "source": row.source,
+                "base": row.base_id,
+                "job_id": row.job_id,
+                "error": row.error,
+                "bytes": row.bytes,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What a `model_name` stands for.
+
+    `hub_id` or `storage_key` says where the base is; `adapter_key` and `adapter_lora` describe the adapter to start
+    from.
+    """
+
+    base_id: str
+    hub_id: str | None = None
+    storage_key: str | None = None
+    adapter_key: str | None = None
+    adapter_lora: dict[str, Any] | None = None
+
+
+class ModelRegistry:
+    """Registers, lists and deletes models and looks them up for jobs."""
+
+    def __init__(self, database: Database, storage: Storage, publisher: Publisher, user_of: UserOf) -> None:
+        self._db = database
+        self._storage = storage
+        self._publisher = publisher
+        self._user_of = user_of
+
+    def register(self, model_id: str, source: str | None, caller: Caller) -> ModelView:
+        """Register a base model under `model_id`; a worker then fetches and converts it.
+
+        `source` is a directory or a GGUF file on the server, a hub id, or nothing for a name of the catalogue.
+        Registering the same again gives the model that is there; one that failed is tried again.
+        """
+        caller.require_admin("register base models")
+        if not _MODEL_ID.fullmatch(model_id) or JOB_ID.fullmatch(model_id):
+            raise InvalidInput(
+                "the model's id is not usable",
+                fields=[FieldError("id", "use 1 to 64 letters, digits, dots, dashes and underscores, not a job's id")],
+            )
+        source = source or model_id
+        if source not in CATALOGUE and not HUB_ID.fullmatch(source) and not source.startswith("/"):
+            known = ", ".join(sorted(CATALOGUE))
+            raise InvalidInput(
+                f"{source!r} is not a model",
+                fields=[
+                    FieldError("source", f"give a full path on the server, a hub id like org/name, or one of: {known}")
+                ],
+            )
+        is_hub = source not in CATALOGUE and not source.startswith("/")
+        with self._db.write() as session:
+            row = session.get(ModelRow, model_id, with_for_update=True)
+            if row is not None and row.source != source:
+                raise Conflict(
+                    f"the model {model_id!r} is registered already, from {row.source}",
+                    hint="choose another id, or delete it first",
+                )
+            if row is None:
+                now = session.scalar(select(db_now())) or 0.0
+                row = ModelRow(id=model_id, kind="base", owner=caller.owner, source=source, created_at=now)
+                session.add(row)
+            if row.status != "ready":
+                row.status, row.error = ("ready" if is_hub else "importing"), None
+                row.importer = row.import_until = None
+            after_commit(session, self._publisher.wake_planner)
+        return ModelView.of(row)
+
+    def get(self, model_id: str) -> ModelView:
+        """The model with this id, or the result of the job with this id; raises NotFound."""
+        with self._db.read() as session:
+            row = _find(session, model_id)
+        if row is None:
+            raise NotFound(f"there is no model {model_id!r}", hint="`opensloth models list` shows what is registered")
+        return ModelView.of(row)
+
+    def list(self, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
+        """Models, newest first, and whether more follow."""
+        query = select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(limit + 1)
+        with self._db.read() as session:
+            if after is not None:
+                last = session.get(ModelRow, after)
+                if last is None:
+                    raise InvalidInput("the page cannot be found", fields=[FieldError("after", f"no model {after!r}")])
+                query = query.where(tuple_(ModelRow.created_at, ModelRow.id) < tuple_(last.created_at, last.id))
+            rows = session.scalars(query).all()
+        return [ModelView.of(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, model_id: str, caller: Caller) -> None:
+        """Remove a model and its files; raises Conflict while a job needs it."""
+        with self._db.write() as session:
+            row = _find(session, model_id)
+            if row is None:
+                raise NotFound(f"there is no model {model_id!r}")
+            if row.owner != caller.owner:
+                caller.require_admin("delete another's model")
+            user = self._user_of(session, [row.id, *([row.job_id] if row.job_id else [])])
+            if user is not None:
+                raise Conflict(
+                    f"the job {user} needs the model {model_id!r}", hint="cancel that job or wait for its end"
+                )
+            if session.scalar(select(exists().where(ModelRow.base_id == row.id))):
+                raise Conflict(f"adapters of {model_id!r} are registered", hint="delete those results first")
+            key = row.storage_key
+            session.delete(row)
+        if key:
+            self._storage.delete(key)
+
+    def choose(
+        self, session: Session, name: str, field: str = "opensloth_config.fast_model_args.model_name"
+    ) -> ModelChoice:
+        """What `name` (a registered model, a hub id, or a job with a result) stands for; raises InvalidInput naming `field`."""
+        row = _find(session, name)
+        if row is not None:
+            return self._choice(session, row, field)
+        if HUB_ID.fullmatch(name):
+            return ModelChoice(base_id=name, hub_id=name)
+        raise unknown_model(
+            field, f"there is no model {name!r}: give a registered model, a hub id like org/name, or a job's id"
+        )
+
+    def _choice(self, session: Session, row: ModelRow, field: str) -> ModelChoice:
+        if row.status == "failed":
+            raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}")
+        if row.status != "ready":
+            raise unknown_model(field, f"the model {row.id!r} is still being imported; try again in a minute")
+        if row.kind == "base":
+            hub = row.source if row.storage_key is None else None
+            return ModelChoice(base_id=row.id, hub_id=hub, storage_key=row.storage_key)
+        if row.lora is None:
+            return ModelChoice(base_id=row.id, storage_key=row.storage_key)
+        base = self.choose(session, row.base_id or "", field)
+        return ModelChoice(
+            base_id=base.base_id,
+            hub_id=base.hub_id,
+            storage_key=base.storage_key,
+            adapter_key=row.storage_key,
+            adapter_lora=row.lora,
+        )
+
+
+def add_result(
+    session: Session,
+    *,
+    job_id: str,
+    base_id: str,
+    owner: str,
+    name: str,
+    key: str,
+    size: int,
+    lora: dict[str, Any] | None,
+) -> str:
+    """Register what a job made; returns the model's id, `ft:base:owner:name:suffix`."""
+    slug = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "job"
+    model_id = f"ft:{base_id.rsplit('/', 1)[-1]}:{owner}:{slug}:{secrets.token_hex(4)}"
+    now = session.scalar(select(db_now())) or 0.0
+    session.add(
+        ModelRow(
+            id=model_id,
+            kind="result",
+            status="ready",
+            owner=owner,
+            source=job_id,
+            storage_key=key,
+            base_id=base_id,
+            job_id=job_id,
+            lora=lora,
+            bytes=size,
+            created_at=now,
+        )
+    )
+    return model_id
+
+
+def _find(session: Session, name: str) -> ModelRow | None:
+    row = session.get(ModelRow, name)
+    if row is None and JOB_ID.fullmatch(name):
+        row = session.scalar(select(ModelRow).where(ModelRow.job_id == name).limit(1))
+    return row
+
+
+def unknown_model(field: str, message: str) -> InvalidInput:
+    return InvalidInput("the model cannot be used", code="model_not_found", fields=[FieldError(field, message)])
