@@ -1,0 +1,111 @@
+"""The Python client: `Client().jobs.submit({...})`; it needs httpx and pydantic, nothing of the server.
+
+from opensloth.client import Client
+
+client = Client()
+dataset = client.files.upload("rows.jsonl")
+job = client.jobs.submit({"name": "tone", "dataset": dataset.id, "opensloth_config": {...}})
+for event in client.jobs.follow(job.id):
+    print(event.message)
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from opensloth.remote.credentials import credentials_path, find_credentials
+from opensloth.remote.errors import (
+    ClientError,
+    Conflict,
+    Field,
+    InvalidRequest,
+    NoCredentials,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    ServerFault,
+    TransferCorrupt,
+    Unavailable,
+    Unreachable,
+)
+from opensloth.remote.files import Files
+from opensloth.remote.jobs import Jobs
+from opensloth.remote.keys import Keys
+from opensloth.remote.models import Models
+from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Series
+from opensloth.remote.transport import Transport
+from opensloth.remote.upload_cache import UploadCache
+
+__all__ = [
+    "Artifact",
+    "Checkpoint",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Event",
+    "Field",
+    "File",
+    "InvalidRequest",
+    "Job",
+    "Key",
+    "Model",
+    "NoCredentials",
+    "NotAllowed",
+    "NotAuthenticated",
+    "NotFound",
+    "Series",
+    "ServerFault",
+    "TransferCorrupt",
+    "Unavailable",
+    "Unreachable",
+]
+
+
+class Client:
+    """One OpenSloth server.
+
+    `base_url` and `api_key` come from the arguments, from OPENSLOTH_BASE_URL and OPENSLOTH_API_KEY, or from
+    `$OPENSLOTH_HOME/credentials.json`, in this order; raises NoCredentials if none of them says. Every method raises
+    ClientError with `code`, `message`, `hint`, `fields` and `status`. `http_transport` replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.credentials = find_credentials(base_url, api_key)
+        self._transport = Transport(self.credentials, timeout_s=timeout_s, transport=http_transport)
+        self.files = Files(self._transport, UploadCache(credentials_path().with_name("uploads.json")))
+        self.jobs = Jobs(self._transport)
+        self.models = Models(self._transport)
+        self.keys = Keys(self._transport)
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without a slash at its end."""
+        return self.credentials.base_url
+
+    def ready(self) -> dict[str, Any]:
+        """What `/readyz` says; raises ClientError if the server is away or not ready."""
+        return self._transport.json("GET", "/readyz")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        """The client, to be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connections."""
+        self.close()

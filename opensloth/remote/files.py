@@ -1,0 +1,83 @@
+"""`client.files`: datasets on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from opensloth.remote.errors import InvalidRequest, NotFound
+from opensloth.remote.pages import iterate
+from opensloth.remote.shapes import File
+from opensloth.remote.transfer import CountedReader, ProgressCallback, download, sha256_of
+from opensloth.remote.transport import Transport
+from opensloth.remote.upload_cache import UploadCache
+
+UPLOAD_TIMEOUT_S = 300.0
+
+
+class Files:
+    """Upload, list, read and delete files."""
+
+    def __init__(self, transport: Transport, cache: UploadCache) -> None:
+        self._transport = transport
+        self._cache = cache
+
+    def upload(
+        self,
+        path: Path | str,
+        *,
+        purpose: str = "fine-tune",
+        reuse: bool = True,
+        progress: ProgressCallback | None = None,
+    ) -> File:
+        """The file on the server with this content: uploaded now, or found from an earlier upload unless not `reuse`.
+
+        Raises InvalidRequest if the path is no file or the server refuses its content.
+        """
+        local = Path(path)
+        if not local.is_file():
+            raise InvalidRequest(f"There is no file at {local}.", code="no_such_file")
+        digest = sha256_of(local)
+        server = self._transport.base_url
+        known = self._known(digest, purpose) if reuse else None
+        if known is not None:
+            return known
+        with local.open("rb") as file:
+            reader = CountedReader(file, local.stat().st_size, progress)
+            body = self._transport.json(
+                "POST",
+                "/v1/files",
+                files={"file": (local.name, reader, "application/octet-stream")},
+                data={"purpose": purpose},
+                timeout=UPLOAD_TIMEOUT_S,
+            )
+        uploaded = File(**body)
+        if uploaded.status != "error":
+            self._cache.put(server, digest, purpose, uploaded.id)
+        return uploaded
+
+    def get(self, file_id: str) -> File:
+        """One file; raises NotFound."""
+        return File(**self._transport.json("GET", f"/v1/files/{file_id}"))
+
+    def list(self, *, limit: int | None = None) -> Iterator[File]:
+        """The caller's files, newest first, through all pages."""
+        return iterate(self._transport, "/v1/files", File, limit=limit)
+
+    def delete(self, file_id: str) -> None:
+        """Deletes a file; raises Conflict if a job uses it."""
+        self._transport.request("DELETE", f"/v1/files/{file_id}")
+
+    def download(self, file_id: str, target: Path, *, progress: ProgressCallback | None = None) -> Path:
+        """Writes a file's content to `target`."""
+        return download(self._transport, f"/v1/files/{file_id}/content", target, progress=progress)
+
+    def _known(self, digest: str, purpose: str) -> File | None:
+        file_id = self._cache.get(self._transport.base_url, digest, purpose)
+        if file_id is None:
+            return None
+        try:
+            return self.get(file_id)
+        except NotFound:
+            self._cache.forget(self._transport.base_url, digest, purpose)
+            return None

@@ -1,0 +1,180 @@
+"""The server's objects as the client reads them: tolerant, so that a newer server's fields pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+"""The states that never change."""
+
+
+class Shape(BaseModel):
+    """An object of the HTTP interface; fields that are not declared here are kept as they came."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    def as_json(self) -> dict[str, Any]:
+        """The object as the server sent it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Progress(Shape):
+    """How far training is; `eta_s` in seconds, `percent` 0 to 100."""
+
+    step: int = 0
+    max_steps: int | None = None
+    epoch: float | None = None
+    tokens: int | None = None
+    percent: float | None = None
+    eta_s: float | None = None
+
+
+class Artifact(Shape):
+    """A file of a result; `sha256` in hexadecimal."""
+
+    name: str
+    bytes: int = 0
+    sha256: str | None = None
+
+
+class Result(Shape):
+    """What a job made: `model` can be named as `model_name` of the next job."""
+
+    model: str | None = None
+    artifacts: list[Artifact] = []
+
+
+class JobError(Shape):
+    """Why a job failed, and the last lines of its log."""
+
+    code: str = "error"
+    message: str = ""
+    hint: str | None = None
+    log_tail: str | list[str] | None = None
+
+
+class Job(Shape):
+    """A job; times are RFC 3339 or None."""
+
+    id: str
+    name: str | None = None
+    owner: str | None = None
+    state: str
+    reason: str | None = None
+    attempt: int = 0
+    phase: str | None = None
+    spec: dict[str, Any] = {}
+    resolved: dict[str, Any] | None = None
+    progress: Progress | None = None
+    metrics: dict[str, Any] | None = None
+    devices: list[str] | None = None
+    data: dict[str, Any] | None = None
+    created_at: str | None = None
+    queued_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    result: Result | None = None
+    error: JobError | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is in a state that never changes."""
+        return self.state in ENDED
+
+
+class Event(Shape):
+    """Something that happened to a job; `seq` counts from 1 within the job."""
+
+    job_id: str | None = None
+    seq: int = 0
+    attempt: int | None = None
+    type: str
+    level: str = "info"
+    time: str | float | None = None
+    message: str | None = None
+    data: dict[str, Any] = {}
+
+    @property
+    def ends_the_job(self) -> bool:
+        """Whether nothing can follow this event."""
+        return self.type == "state" and self.data.get("to") in ENDED
+
+
+class File(Shape):
+    """An uploaded file; `created_at` in seconds since 1970."""
+
+    id: str
+    bytes: int = 0
+    created_at: int = 0
+    filename: str = ""
+    purpose: str | None = None
+    status: str | None = None
+    status_details: str | None = None
+
+
+class Model(Shape):
+    """A base model or a job's result."""
+
+    id: str
+    created: int = 0
+    owned_by: str | None = None
+    status: str | None = None
+    kind: str | None = None
+    source: str | None = None
+    base: str | None = None
+    job_id: str | None = None
+    error: Any = None
+    bytes: int | None = None
+
+
+class Checkpoint(Shape):
+    """A complete checkpoint of a job."""
+
+    step: int
+    bytes: int | None = None
+    created_at: str | float | None = None
+    metrics: dict[str, Any] | None = None
+
+
+class Series(Shape):
+    """One metric over the steps: `points` of {step, value, time}."""
+
+    name: str
+    points: list[dict[str, Any]] = []
+
+
+class Key(Shape):
+    """An API key without its secret; `key` is there only in the answer that made it."""
+
+    id: str
+    owner: str | None = None
+    role: str | None = None
+    prefix: str | None = None
+    key: str | None = None
+    created_at: str | float | None = None
+    expires_at: str | float | None = None
+    revoked_at: str | float | None = None
+
+
+ShapeT = TypeVar("ShapeT", bound=Shape)
+
+
+@dataclass(frozen=True)
+class Page(Generic[ShapeT]):
+    """One page of a list."""
+
+    data: list[ShapeT]
+    has_more: bool
+    last_id: str | None
+
+    @classmethod
+    def read(cls, body: dict[str, Any], shape: Callable[..., ShapeT]) -> Page[ShapeT]:
+        """The page in a list's JSON."""
+        data = [shape(**entry) for entry in body.get("data", [])]
+        last = body.get("last_id") or (getattr(data[-1], "id", None) if data else None)
+        return cls(data, bool(body.get("has_more")), str(last) if last is not None else None)
