@@ -1,0 +1,217 @@
+"""Rows to token ids and labels: one row of a dataset in any of its forms, with what the loss is taken on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opensloth.datasets.masks import Message, Span, assistant_spans, common_prefix
+
+IGNORE = -100
+"""The label of a token that is not trained on."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as text, with the spans of characters that are trained on.
+
+    `special` says whether the tokenizer adds its own begin token; a chat template writes it itself.
+    """
+
+    text: str
+    spans: list[Span]
+    special: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and labels of one row, equally long; the first label is never trained on."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of a preference: the prompt, and each answer behind it."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def encode_sft(rows: Sequence[Row], tokenizer: Any, loss_on: str | None) -> list[Encoded]:
+    """Encodes rows with `input_ids`, `messages`, `prompt` + `completion` or `text`; in the same order.
+
+    `loss_on` is "assistant" (every assistant turn), "completion" (the last answer), "all", or None, which means
+    "completion" for prompt and completion, "assistant" for messages and "all" for text. Raises ValueError for a row
+    of no such form, or one where `loss_on` has no meaning.
+    """
+    encoded: list[Encoded | None] = [_as_given(row) for row in rows]
+    rendered = {i: render_sft(rows[i], tokenizer, loss_on) for i, done in enumerate(encoded) if done is None}
+    for special in (False, True):
+        chosen = {i: text for i, text in rendered.items() if text.special is special}
+        for i, done in zip(chosen, _tokenize(list(chosen.values()), tokenizer, special), strict=True):
+            encoded[i] = done
+    return [done for done in encoded if done is not None]
+
+
+def render_sft(row: Row, tokenizer: Any, loss_on: str | None) -> Rendered:
+    """The text of a row and the spans that `loss_on` names."""
+    if row.get("messages") is not None:
+        return _conversation(row, [], row["messages"], tokenizer, loss_on or "assistant")
+    if row.get("completion") is not None:
+        prompt, completion = row.get("prompt"), row["completion"]
+        if isinstance(completion, list):
+            return _conversation(row, prompt or [], completion, tokenizer, loss_on or "completion")
+        text = _with_end(f"{prompt or ''}{completion}", tokenizer)
+        return Rendered(text, [(0 if loss_on == "all" else len(prompt or ""), len(text))], special=True)
+    if row.get("text") is not None:
+        if loss_on not in (None, "all"):
+            raise ValueError(f"a row with `text` has no {loss_on}; use messages, or loss_on 'all'")
+        text = _with_end(row["text"], tokenizer)
+        return Rendered(text, [(0, len(text))], special=True)
+    raise ValueError("a row needs `messages`, `prompt` and `completion`, `text`, or `input_ids`")
+
+
+def encode_dpo(rows: Sequence[Row], tokenizer: Any) -> list[EncodedPair]:
+    """Encodes rows with `prompt`, `chosen` and `rejected`, as text or messages; in the same order.
+
+    An answer starts where the tokens of prompt and answer first differ from those of the prompt alone, as in TRL.
+    """
+    texts: list[str] = []
+    special = []
+    for row in rows:
+        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+        if isinstance(prompt, list):
+            options = _template_options(row)
+            texts.append(render(tokenizer, prompt, True, options))
+            texts += [render(tokenizer, [*prompt, *answer], False, options) for answer in (chosen, rejected)]
+        else:
+            texts += [prompt, _with_end(prompt + chosen, tokenizer), _with_end(prompt + rejected, tokenizer)]
+        special += [not isinstance(prompt, list)] * 3
+    ids = _ids(texts, special, tokenizer)
+    pairs = []
+    for prompt_ids, chosen_ids, rejected_ids in zip(ids[::3], ids[1::3], ids[2::3], strict=True):
+        start = min(common_prefix(prompt_ids, chosen_ids), common_prefix(prompt_ids, rejected_ids))
+        pairs.append(EncodedPair(prompt_ids[:start], chosen_ids[start:], rejected_ids[start:]))
+    return pairs
+
+
+def render(tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, options: dict[str, Any]) -> str:
+    """The text of a conversation by the tokenizer's chat template; keys without a value are left out."""
+    clean = [{k: v for k, v in message.items() if v is not None or k == "content"} for message in messages]
+    text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
+    return str(text)
+
+
+def _conversation(
+    row: Row, prompt: Sequence[Message], answer: Sequence[Message], tokenizer: Any, loss_on: str
+) -> Rendered:
+    messages = [*prompt, *answer]
+    options = _template_options(row)
+
+    def rendered(part: Sequence[Message], generation_prompt: bool) -> str:
+        return render(tokenizer, part, generation_prompt, options)
+
+    text = rendered(messages, False)
+    if loss_on == "all":
+        return Rendered(text, [(0, len(text))], special=False)
+    spans = assistant_spans(messages, rendered, _end_tokens(tokenizer))
+    if loss_on == "completion":
+        spans = [item for item in spans if item[0] >= len(prompt)] if prompt else spans[-1:]
+    return Rendered(text, [span for _, span in spans], special=False)
+
+
+def _template_options(row: Row) -> dict[str, Any]:
+    tools = row.get("tools")
+    options = dict(row.get("chat_template_kwargs") or {})
+    if tools:
+        options["tools"] = json.loads(tools) if isinstance(tools, str) else tools
+    return options
+
+
+def _end_tokens(tokenizer: Any) -> list[str]:
+    """Texts of the tokens that may close a turn: every special one."""
+    return list(dict.fromkeys([tokenizer.eos_token, *tokenizer.all_special_tokens]))
+
+
+def _with_end(text: str, tokenizer: Any) -> str:
+    end = tokenizer.eos_token
+    return text if end is None or text.endswith(end) else text + end
+
+
+def _as_given(row: Row) -> Encoded | None:
+    """A row that is tokenized already; its padding (attention mask 0) is taken out."""
+    ids = row.get("input_ids")
+    if ids is None:
+        return None
+    labels = row.get("labels")
+    labels = ids if labels is None else labels
+    if len(labels) != len(ids):
+        raise ValueError(f"`labels` has {len(labels)} tokens and `input_ids` {len(ids)}")
+    mask = row.get("attention_mask")
+    if mask is not None:
+        kept = [i for i, seen in enumerate(mask) if seen]
+        ids, labels = [ids[i] for i in kept], [labels[i] for i in kept]
+    return Encoded(list(ids), [IGNORE, *labels[1:]])
+
+
+def _tokenize(rendered: list[Rendered], tokenizer: Any, special: bool) -> list[Encoded]:
+    """Token ids and labels; a token is trained on when its last character lies in a span."""
+    if not rendered:
+        return []
+    if not tokenizer.is_fast:
+        return [_tokenize_by_segment(text, tokenizer) for text in rendered]
+    batch = tokenizer(
+        [text.text for text in rendered],
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    encoded = []
+    for text, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+        labels = [IGNORE] * len(ids)
+        spans = iter(text.spans)
+        start, end = next(spans, (0, 0))
+        for i, (_, last) in enumerate(offsets):
+            while last > end and (span := next(spans, None)) is not None:
+                start, end = span
+            if start < last <= end and i:
+                labels[i] = ids[i]
+        if special and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
+            ids, labels = ids[:-1], labels[:-1]  # the tokenizer added the end token a second time
+        encoded.append(Encoded(list(ids), labels))
+    return encoded
+
+
+def _tokenize_by_segment(rendered: Rendered, tokenizer: Any) -> Encoded:
+    """For a tokenizer that knows no offsets: the text is cut at the borders of its spans."""
+    ids: list[int] = []
+    labels: list[int] = []
+    borders = [0, *(border for span in rendered.spans for border in span), len(rendered.text)]
+    for i, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
+        part = tokenizer(rendered.text[start:end], add_special_tokens=rendered.special and i == 0)["input_ids"]
+        ids += part
+        labels += part if i % 2 else [IGNORE] * len(part)
+    return Encoded(ids, [IGNORE, *labels[1:]])
+
+
+def _ids(texts: list[str], special: list[bool], tokenizer: Any) -> list[list[int]]:
+    """Token ids of each text; `special` says for which the tokenizer adds its own begin token."""
+    ids: list[list[int]] = [[] for _ in texts]
+    for flag in (False, True):
+        places = [i for i, wanted in enumerate(special) if wanted is flag]
+        if not places:
+            continue
+        batch = tokenizer(
+            [texts[i] for i in places], add_special_tokens=flag, return_attention_mask=False, verbose=False
+        )
+        for i, found in zip(places, batch["input_ids"], strict=True):
+            ids[i] = list(found)
+    return ids

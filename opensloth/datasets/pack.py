@@ -1,0 +1,37 @@
+"""Packing: which short samples share one row."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: lists of indices into `lengths`, each list's lengths adding up to `capacity` at most.
+
+    Longest first; a sample goes into the row that it leaves the least room in. Deterministic. A sample longer than
+    `capacity` gets a row of its own. All lengths are in tokens.
+    """
+    rows: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}  # free tokens -> rows with that many
+    rooms: list[int] = []  # the keys of by_room, sorted
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = lengths[index]
+        place = bisect_left(rooms, length)
+        if place == len(rooms):
+            row, room = len(rows), capacity
+            rows.append([])
+        else:
+            room = rooms[place]
+            row = by_room[room].pop()
+            if not by_room[room]:
+                del by_room[room]
+                rooms.pop(place)
+        rows[row].append(index)
+        left = room - length
+        if left > 0:
+            if left not in by_room:
+                by_room[left] = []
+                insort(rooms, left)
+            by_room[left].append(row)
+    return rows
