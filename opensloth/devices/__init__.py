@@ -1,1 +1,1 @@
-"""devices"""
+"""Hosts and their devices, and who holds them."""

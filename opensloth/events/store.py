@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.database import Database, after_commit, db_now
 from opensloth.events.publisher import Publisher
-from opensloth.events.records import EventView, Record, rfc3339
+from opensloth.events.records import EventView, Record, finite, rfc3339
 from opensloth.events.rows import EventCounterRow, EventRow
 
 
@@ -48,7 +47,7 @@ class EventStore:
                 "level": record.level,
                 "time": now if record.time is None else record.time,
                 "message": record.message,
-                "data": _finite(record.data),
+                "data": finite(record.data),
             }
             for n, record in enumerate(records)
         ]
@@ -100,16 +99,3 @@ def _downsample(points: list[dict[str, Any]], most: int | None) -> list[dict[str
         return points[-1:]
     last = len(points) - 1
     return [points[round(n * last / (most - 1))] for n in range(most)]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: numbers that are not finite become null, NUL characters (PostgreSQL has none) go."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.replace("\0", "")
-    if isinstance(value, dict):
-        return {_finite(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

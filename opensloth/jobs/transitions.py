@@ -57,7 +57,7 @@ def transition(
     text = message or (reason_of(reason).message if reason else f"the job is {target}")
     data = {"from": source.value, "to": target.value, "reason": reason}
     record = Record(type="state", message=text, level=_LEVEL.get(target, "info"), data=data)
-    events.append(session, job_id, row.attempt, [record])
+    events.append(session, job_id, changes.get("attempt", row.attempt), [record])
     session.refresh(row)
     if target in TERMINAL:
         _settle_dependents(session, events, job_id, target)

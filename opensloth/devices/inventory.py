@@ -1,0 +1,101 @@
+"""What this host has: CUDA GPUs through NVML, or CPU slots where there are none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from opensloth.errors import FieldError, InvalidInput
+
+_AMPERE = 8
+"""The first compute capability (major) with bfloat16."""
+
+
+@dataclass(frozen=True)
+class FoundDevice:
+    """A device of this host; `memory_bytes` is its own memory (a GPU's) or the host's (a CPU slot's)."""
+
+    id: str
+    kind: str
+    index: int
+    name: str
+    memory_bytes: int
+    bf16: bool = False
+
+
+def discover(setting: str, host_id: str) -> list[FoundDevice]:
+    """The devices that `OPENSLOTH_DEVICES` names: `auto`, `cpu:N`, or CUDA indices or UUIDs with commas."""
+    setting = setting.strip()
+    if setting.startswith("cpu"):
+        return _cpu_slots(setting, host_id)
+    gpus = _gpus()
+    if setting == "auto":
+        return gpus or _cpu_slots("cpu:1", host_id)
+    wanted = [part.strip() for part in setting.split(",") if part.strip()]
+    chosen = [gpu for gpu in gpus if str(gpu.index) in wanted or gpu.id in wanted]
+    if not wanted or len(chosen) != len(wanted):
+        have = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in gpus) or "no CUDA GPU"
+        raise _wrong(f"{setting!r} does not name GPUs of this host, which has {have}")
+    return chosen
+
+
+def facts(devices: list[FoundDevice]) -> dict[str, Any]:
+    """What the devices can do, as `opensloth.resolve.DeviceFacts` stores it."""
+    cuda = devices[0].kind == "cuda"
+    return {
+        "kind": devices[0].kind,
+        "bf16": all(device.bf16 for device in devices),
+        "has_unsloth": cuda and importlib.util.find_spec("unsloth") is not None,
+        "has_bitsandbytes": cuda and importlib.util.find_spec("bitsandbytes") is not None,
+        "count": len(devices),
+    }
+
+
+def _cpu_slots(setting: str, host_id: str) -> list[FoundDevice]:
+    _, _, count = setting.partition(":")
+    if setting not in ("cpu", f"cpu:{count}") or not (count or "1").isdecimal() or not 1 <= int(count or "1") <= 512:
+        raise _wrong(f"{setting!r} is not a number of CPU slots; write cpu:N with N from 1 to 512")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    name = platform.processor() or platform.machine()
+    return [
+        FoundDevice(f"{host_id}:cpu{n}", "cpu", n, f"CPU slot ({name})", memory) for n in range(int(count or "1"))
+    ]
+
+
+def _gpus() -> list[FoundDevice]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+            found.append(
+                FoundDevice(
+                    _text(pynvml.nvmlDeviceGetUUID(handle)),
+                    "cuda",
+                    index,
+                    _text(pynvml.nvmlDeviceGetName(handle)),
+                    memory,
+                    bf16=major >= _AMPERE,
+                )
+            )
+        return found
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _wrong(message: str) -> InvalidInput:
+    return InvalidInput(f"OPENSLOTH_DEVICES: {message}", fields=[FieldError("OPENSLOTH_DEVICES", message)])

@@ -1,0 +1,277 @@
+"""What a worker may write about an attempt; every write names the attempt and is refused once another one took over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from opensloth.database import Database, after_commit, db_now
+from opensloth.events.publisher import Publisher
+from opensloth.events.store import EventStore
+from opensloth.jobs.progress import RecordSink
+from opensloth.jobs.reasons import Reason, reason
+from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
+from opensloth.jobs.states import LIVE, State, StopIntent, strengthens
+from opensloth.jobs.transitions import end_by_intent, locked, transition
+from opensloth.models.registry import add_result
+from opensloth.settings import Settings
+
+_LIVE = [state.value for state in LIVE]
+_MOST_HOST_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An attempt that this host has to supervise."""
+
+    job: JobRow
+    attempt: int
+    device_ids: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    """Storage keys of the complete checkpoints, newest first."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How the processes of an attempt ended."""
+
+    kind: Literal["succeeded", "stopped", "failed", "lost"]
+    code: str = "internal_error"
+    message: str | None = None
+    hint: str | None = None
+    log_tail: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] | None = None
+
+
+class AttemptService:
+    """The worker's side of a job."""
+
+    def __init__(self, database: Database, events: EventStore, publisher: Publisher, settings: Settings) -> None:
+        self._db = database
+        self._events = events
+        self._publisher = publisher
+        self._settings = settings
+        self._sink = RecordSink(events)
+
+    def take_up(self, host_id: str) -> list[Placed]:
+        """Claim the placements of this host that nobody supervises yet."""
+        with self._db.read() as session:
+            waiting = session.scalar(
+                select(JobRow.id).where(JobRow.state.in_(_LIVE), JobRow.host_id == host_id, JobRow.taken_up.is_(False)).limit(1)
+            )
+        if waiting is None:
+            return []
+        with self._db.write() as session:
+            ids = session.scalars(
+                update(JobRow)
+                .where(
+                    JobRow.state.in_(_LIVE),
+                    JobRow.host_id == host_id,
+                    JobRow.taken_up.is_(False),
+                    JobRow.lease_until > db_now(),
+                )
+                .values(taken_up=True, lease_until=db_now() + self._settings.lease_s)
+                .returning(JobRow.id)
+            ).all()
+            return [self._placed(session, job_id) for job_id in sorted(ids)]
+
+    def _placed(self, session: Session, job_id: str) -> Placed:
+        job = session.get_one(JobRow, job_id, populate_existing=True)
+        attempt = session.get_one(AttemptRow, (job_id, job.attempt))
+        keys = session.scalars(
+            select(CheckpointRow.key).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
+        )
+        return Placed(job, job.attempt, tuple(attempt.device_ids), tuple(keys))
+
+    def started_processes(self, job_id: str, attempt: int, processes: list[dict[str, Any]]) -> None:
+        """Remember pid and start time of the ranks, so that a later worker kills these and no others."""
+        with self._db.write() as session:
+            session.execute(
+                update(AttemptRow)
+                .where(AttemptRow.job_id == job_id, AttemptRow.attempt == attempt)
+                .values(processes=processes)
+            )
+
+    def set_resolved(self, job_id: str, attempt: int, resolved: dict[str, Any]) -> None:
+        """Store what the job trains with, now that its device is known."""
+        with self._db.write() as session:
+            session.execute(
+                update(JobRow).where(JobRow.id == job_id, JobRow.attempt == attempt).values(resolved=resolved)
+            )
+
+    def renew(self, job_id: str, attempt: int) -> tuple[bool, StopIntent | None]:
+        """Keep the lease: whether the attempt is still ours, and the stop that was asked for, if any."""
+        with self._db.write() as session:
+            row = session.execute(
+                update(JobRow)
+                .where(
+                    JobRow.id == job_id,
+                    JobRow.attempt == attempt,
+                    JobRow.state.in_(_LIVE),
+                    JobRow.lease_until > db_now(),
+                )
+                .values(lease_until=db_now() + self._settings.lease_s)
+                .returning(JobRow.stop_intent)
+            ).one_or_none()
+        if row is None:
+            return False, None
+        return True, StopIntent(row[0]) if row[0] else None
+
+    def stop_intents(self, host_id: str) -> dict[str, StopIntent]:
+        """The jobs of this host that have to stop, and why."""
+        with self._db.read() as session:
+            rows = session.execute(
+                select(JobRow.id, JobRow.stop_intent).where(
+                    JobRow.state == State.STOPPING.value, JobRow.host_id == host_id, JobRow.stop_intent.is_not(None)
+                )
+            )
+            return {job_id: StopIntent(intent) for job_id, intent in rows}
+
+    def ask_stop(self, job_id: str, attempt: int, intent: StopIntent, message: str) -> None:
+        """Begin a stop that the worker itself wants (drain, time limit)."""
+        with self._db.write() as session:
+            row = locked(session, job_id)
+            if row is None or row.attempt != attempt:
+                return
+            present = StopIntent(row.stop_intent) if row.stop_intent else None
+            if row.state == State.STOPPING and strengthens(intent, present):
+                session.execute(update(JobRow).where(JobRow.id == job_id).values(stop_intent=intent.value))
+                return
+            transition(
+                session,
+                self._events,
+                job_id,
+                State.STOPPING,
+                attempt=attempt,
+                message=message,
+                values={"stop_intent": intent.value},
+            )
+
+    def record(self, job_id: str, attempt: int, records: list[dict[str, Any]], start: int, end: int) -> bool:
+        """Store the records of `events.jsonl[start:end]` once; False if the attempt is not ours any more."""
+        with self._db.write() as session:
+            row = locked(session, job_id)
+            if row is None or row.attempt != attempt or row.state not in _LIVE:
+                return False
+            moved = session.scalar(
+                update(AttemptRow)
+                .where(AttemptRow.job_id == job_id, AttemptRow.attempt == attempt, AttemptRow.records_read == start)
+                .values(records_read=end)
+                .returning(AttemptRow.records_read)
+            )
+            if moved is not None:
+                self._sink.store(session, row, records)
+        return True
+
+    def end(self, job_id: str, attempt: int, end: End) -> State | None:
+        """Write how the attempt ended; returns the job's new state, None if the attempt was not ours any more."""
+        with self._db.write() as session:
+            row = locked(session, job_id)
+            if row is None or row.attempt != attempt or row.state not in _LIVE:
+                return None
+            if end.kind == "succeeded":
+                self._succeed(session, row, end)
+            elif row.state == State.STOPPING:
+                self._stopped(session, row, end)
+            else:
+                self._retry_or_fail(session, row, end)
+            after_commit(session, self._publisher.wake_planner)
+            return State(row.state)
+
+    def reap(self) -> list[str]:
+        """Take back the jobs whose lease has run out, wherever they ran; returns their ids."""
+        with self._db.read() as session:
+            lost = session.execute(
+                select(JobRow.id, JobRow.attempt).where(JobRow.state.in_(_LIVE), JobRow.lease_until < db_now())
+            ).all()
+        return [job_id for job_id, attempt in lost if self._reap(job_id, attempt)]
+
+    def _reap(self, job_id: str, attempt: int) -> bool:
+        with self._db.write() as session:
+            row = locked(session, job_id)
+            now = session.scalar(select(db_now())) or 0.0
+            if row is None or row.attempt != attempt or row.state not in _LIVE or (row.lease_until or 0.0) >= now:
+                return False
+        code = "host_lost" if row.taken_up else "not_taken_up"
+        return self.end(job_id, attempt, End("lost", code)) is not None
+
+    def abandon(self, host_id: str) -> list[tuple[str, int, list[dict[str, Any]]]]:
+        """What an earlier worker of this host left behind: (job, attempt, processes)."""
+        with self._db.read() as session:
+            rows = session.execute(
+                select(JobRow.id, JobRow.attempt, AttemptRow.processes)
+                .join(AttemptRow, (AttemptRow.job_id == JobRow.id) & (AttemptRow.attempt == JobRow.attempt))
+                .where(JobRow.state.in_(_LIVE), JobRow.host_id == host_id, JobRow.taken_up.is_(True))
+            )
+            return [(job_id, attempt, list(processes)) for job_id, attempt, processes in rows]
+
+    def _succeed(self, session: Session, row: JobRow, end: End) -> None:
+        artifacts = end.result.get("artifacts", [])
+        model_id = add_result(
+            session,
+            job_id=row.id,
+            base_id=str(end.result.get("base", row.model_id)),
+            owner=row.owner,
+            name=row.name,
+            key=str(end.result["key"]),
+            size=sum(int(artifact["bytes"]) for artifact in artifacts),
+            lora=end.lora,
+        )
+        values = {
+            "result": {"model": model_id, "artifacts": artifacts},
+            "error": None,
+            "progress": {**(row.progress or {}), "percent": 100.0, "eta_s": 0.0},
+        }
+        transition(session, self._events, row.id, State.SUCCEEDED, message=f"the result is {model_id}", values=values)
+
+    def _stopped(self, session: Session, row: JobRow, end: End) -> None:
+        intent = StopIntent(row.stop_intent or StopIntent.DRAIN)
+        target, code = end_by_intent(intent)
+        values: dict[str, Any] = {}
+        if target is State.FAILED:
+            values["error"] = _error(reason(code), end, reason(code).message)
+        transition(session, self._events, row.id, target, reason=code, values=values)
+
+    def _retry_or_fail(self, session: Session, row: JobRow, end: End) -> None:
+        why = reason(end.code)
+        if end.code == "host_lost" and self._losses(session, row.id) + 1 >= _MOST_HOST_LOSSES:
+            why = reason("worker_killed")
+        elif end.code == "checkpoint_error":
+            self._forget_newest_checkpoint(session, row.id)
+        text = end.message or why.message
+        charged = row.retries + (1 if why.charged else 0)
+        if not why.retryable or charged > row.max_retries or why.code == "worker_killed":
+            values = {"error": _error(why, end, text)}
+            transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
+            return
+        now = session.scalar(select(db_now())) or 0.0
+        wait = self._settings.retry_backoff_s * 2 ** max(0, charged - 1) if why.charged else 0.0
+        transition(
+            session,
+            self._events,
+            row.id,
+            State.QUEUED,
+            reason=why.code,
+            message=f"{text}; it is tried again",
+            values={"retries": charged, "not_before": now + wait},
+        )
+
+    @staticmethod
+    def _losses(session: Session, job_id: str) -> int:
+        """How many attempts of the job ended with the loss of their host."""
+        count = select(func.count()).where(AttemptRow.job_id == job_id, AttemptRow.outcome == "host_lost")
+        return session.scalar(count) or 0
+
+    @staticmethod
+    def _forget_newest_checkpoint(session: Session, job_id: str) -> None:
+        newest = select(func.max(CheckpointRow.step)).where(CheckpointRow.job_id == job_id).scalar_subquery()
+        session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step == newest))
+
+
+def _error(why: Reason, end: End, text: str) -> dict[str, Any]:
+    return {"code": why.code, "message": text, "hint": end.hint or why.hint, "log_tail": end.log_tail}
+

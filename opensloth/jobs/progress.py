@@ -1,0 +1,108 @@
+"""What a trainer's records change on its job: phase, counts, progress, metrics, checkpoints; all of them become events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from opensloth.database import db_now
+from opensloth.events.records import Record, finite
+from opensloth.events.store import EventStore
+from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
+from opensloth.jobs.states import State
+from opensloth.jobs.transitions import transition
+
+_LEVELS = {"info", "warning", "error"}
+
+
+class RecordSink:
+    """Applies a batch of records to the locked row of their job."""
+
+    def __init__(self, events: EventStore) -> None:
+        self._events = events
+
+    def store(self, session: Session, row: JobRow, records: list[dict[str, Any]]) -> None:
+        """Insert `records` as events of the present attempt and bring the job up to date."""
+        records = [finite(record) for record in records]
+        self._events.append(session, row.id, row.attempt, [as_record(record) for record in records])
+        changes: dict[str, Any] = {}
+        for record in records:
+            data = record.get("data") or {}
+            match record.get("type"):
+                case "phase":
+                    changes["phase"] = data.get("phase")
+                case "data":
+                    counts = dict(changes.get("data") or row.data or {})
+                    split = str(data.get("split", "train"))
+                    changes["data"] = counts | {split: {k: v for k, v in data.items() if k != "split"}}
+                case "metrics":
+                    changes["progress"] = _progress(data)
+                    changes["metrics"] = dict(changes.get("metrics") or row.metrics or {}) | data.get("metrics", {})
+                case "checkpoint":
+                    self._checkpoint(session, row, data)
+                case "started":
+                    self._started(session, row, data)
+                case _:
+                    pass
+        if changes:
+            session.execute(update(JobRow).where(JobRow.id == row.id).values(**changes))
+            session.refresh(row)
+
+    def _started(self, session: Session, row: JobRow, data: dict[str, Any]) -> None:
+        now = session.scalar(select(db_now()))
+        resumed = int(data.get("resumed_step") or 0)
+        session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.job_id == row.id, AttemptRow.attempt == row.attempt)
+            .values(resumed_step=resumed)
+        )
+        session.execute(
+            update(JobRow).where(JobRow.id == row.id).values(started_at=row.started_at or now)
+        )
+        message = f"training goes on from step {resumed}" if resumed else "the first step is done"
+        transition(session, self._events, row.id, State.RUNNING, sources=[State.STARTING], message=message)
+
+    @staticmethod
+    def _checkpoint(session: Session, row: JobRow, data: dict[str, Any]) -> None:
+        step = int(data["step"])
+        session.merge(
+            CheckpointRow(
+                job_id=row.id,
+                step=step,
+                attempt=row.attempt,
+                key=str(data["key"]),
+                bytes=int(data.get("bytes", 0)),
+                save_s=float(data.get("save_s", 0.0)),
+                metrics=data.get("metrics") or {},
+                created_at=session.scalar(select(db_now())) or 0.0,
+            )
+        )
+        session.flush()
+
+
+def as_record(record: dict[str, Any]) -> Record:
+    """A trainer's record as an event; what it left out or got wrong is made good."""
+    level = record.get("level")
+    time = record.get("time")
+    return Record(
+        type=str(record.get("type", "log")),
+        level=level if level in _LEVELS else "info",  # type: ignore[arg-type]
+        message=str(record.get("message") or record.get("type", "")),
+        data=record.get("data") or {},
+        time=float(time) if isinstance(time, int | float) else None,
+    )
+
+
+def _progress(data: dict[str, Any]) -> dict[str, Any]:
+    step, most = data.get("step"), data.get("max_steps")
+    percent = round(100.0 * step / most, 2) if isinstance(step, int) and isinstance(most, int) and most > 0 else None
+    return {
+        "step": step or 0,
+        "max_steps": most,
+        "epoch": data.get("epoch"),
+        "tokens": data.get("tokens"),
+        "percent": percent,
+        "eta_s": data.get("eta_s"),
+    }

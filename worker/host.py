@@ -1,0 +1,176 @@
+"""This host's loop: says that it is alive, plans, takes up placements, stops what has to stop, takes back what was lost."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from typing import IO
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from opensloth.database import db_now
+from opensloth.devices.inventory import discover, facts
+from opensloth.devices.rows import DeviceLeaseRow, DeviceRow, HostRow
+from opensloth.errors import OpenSlothError, Unavailable
+from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.planning import plan_round
+from opensloth.jobs.states import StopIntent
+from opensloth.services import Services
+from worker.imports import ModelImports
+from worker.processes import kill_leftovers
+from worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class Host:
+    """The worker's own threads; Celery's tasks only wake them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._settings = services.settings
+        self._id = services.settings.host_id
+        self._devices = {device.id: device for device in discover(services.settings.devices, self._id)}
+        self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
+        self._imports = ModelImports(services, self._id)
+        self._supervisors: dict[str, Supervisor] = {}
+        self._wake = threading.Event()
+        self._draining = threading.Event()
+        self._lock: IO[str] | None = None
+        self._away_since: float | None = None
+        self._reap_from = 0.0
+        self._threads = [
+            threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True),
+            threading.Thread(target=self._loop, name="host", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Register the host, clear what an earlier worker left, and begin."""
+        self._lock = _only_one(self._services)
+        self._register()
+        for job_id, attempt, processes in self._attempts.abandon(self._id):
+            killed = kill_leftovers(processes)
+            log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
+            self._attempts.end(job_id, attempt, End("lost", "host_lost"))
+        for thread in self._threads:
+            thread.start()
+        log.info("host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
+
+    def wake(self) -> None:
+        """Look at the database now."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Stop every attempt with a checkpoint and wait until all of them are gone; they are queued again."""
+        self._draining.set()
+        self._wake.set()
+        for supervisor in list(self._supervisors.values()):
+            message = f"the host {self._id} stops"
+            try:
+                self._attempts.ask_stop(supervisor.job_id, supervisor.attempt, StopIntent.DRAIN, message)
+            except Unavailable as error:
+                log.warning("%s: %s", supervisor.job_id, error)
+            supervisor.stop(StopIntent.DRAIN)
+        for supervisor in list(self._supervisors.values()):
+            supervisor.join()
+        self._imports.stop()
+
+    def _register(self) -> None:
+        """Write this host's row and its devices; a device that is gone goes, unless a lease is still on it."""
+        with self._services.database.write() as session:
+            insert = sqlite_insert if self._services.database.is_sqlite else postgres_insert
+            values = {"seen_at": db_now(), "draining": False, "facts": facts(list(self._devices.values()))}
+            session.execute(
+                insert(HostRow).values(id=self._id, **values).on_conflict_do_update(index_elements=["id"], set_=values)
+            )
+            leased = select(DeviceLeaseRow.device_id)
+            session.execute(
+                delete(DeviceRow).where(
+                    DeviceRow.host_id == self._id, DeviceRow.id.not_in(self._devices), DeviceRow.id.not_in(leased)
+                )
+            )
+            for device in self._devices.values():
+                row = {
+                    "host_id": self._id,
+                    "kind": device.kind,
+                    "index": device.index,
+                    "name": device.name,
+                    "memory_bytes": device.memory_bytes,
+                }
+                session.execute(
+                    insert(DeviceRow).values(id=device.id, **row).on_conflict_do_update(index_elements=["id"], set_=row)
+                )
+
+    def _beat_loop(self) -> None:
+        """Keep `seen_at` fresh, whatever the other thread is busy with."""
+        while not self._draining.wait(self._settings.heartbeat_s):
+            try:
+                self._register()
+            except Unavailable:
+                continue
+
+    def _loop(self) -> None:
+        while not self._draining.is_set():
+            try:
+                self._round()
+            except Unavailable as error:
+                self._away_since = self._away_since or time.monotonic()
+                log.warning("the database is away: %s", error)
+                self._draining.wait(1.0)
+                continue
+            except Exception:
+                log.exception("a round of the host's loop failed")
+            self._wake.wait(self._settings.poll_s)
+            self._wake.clear()
+
+    def _round(self) -> None:
+        self._reap()
+        plan_round(self._services.database, self._services.events, self._services.publisher, self._settings)
+        self._take_up()
+        for job_id, intent in self._attempts.stop_intents(self._id).items():
+            if job_id in self._supervisors:
+                self._supervisors[job_id].stop(intent)
+        self._imports.look()
+        self._supervisors = {job_id: thread for job_id, thread in self._supervisors.items() if thread.is_alive()}
+
+    def _reap(self) -> None:
+        """Take back lost jobs; after an outage of the database only once every live worker could renew again."""
+        now = time.monotonic()
+        if self._away_since is not None:
+            self._away_since, self._reap_from = None, now + self._settings.lease_s
+        if now >= self._reap_from:
+            for job_id in self._attempts.reap():
+                log.warning("%s: its lease ran out", job_id)
+
+    def _take_up(self) -> None:
+        if self._draining.is_set():
+            return
+        for placed in self._attempts.take_up(self._id):
+            try:
+                devices = [self._devices[device_id] for device_id in placed.device_ids]
+            except KeyError as error:
+                self._attempts.end(placed.job.id, placed.attempt, End("lost", "not_taken_up", f"no device {error}"))
+                continue
+            supervisor = Supervisor(self._services, self._attempts, placed, devices, len(self._devices))
+            self._supervisors[placed.job.id] = supervisor
+            supervisor.start()
+
+
+def _only_one(services: Services) -> IO[str]:
+    """Hold this host's lock file: two workers under one host id would each take the other's jobs for lost."""
+    home = services.settings.home.expanduser()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = (home / f"worker-{services.settings.host_id}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OpenSlothError(
+            f"a worker for host {services.settings.host_id!r} runs already on this machine",
+            hint="stop it, or give this one another OPENSLOTH_HOST_ID",
+        ) from None
+    return file

@@ -1,0 +1,113 @@
+"""From a placed job to its run folder: inputs fetched, configuration resolved, `run.json` written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from opensloth.datasets.rows import FileRow
+from opensloth.devices.inventory import FoundDevice, facts
+from opensloth.errors import OpenSlothError
+from opensloth.jobs.attempts import Placed
+from opensloth.jobs.inputs import describe, facts_of
+from opensloth.jobs.spec import load_job_spec
+from opensloth.models.registry import ModelChoice
+from opensloth.resolve import resolve
+from opensloth.services import Services
+from opensloth.training.run_spec import DatasetRef, RunSpec
+
+
+class CannotStart(OpenSlothError):
+    """The attempt cannot be started; `error_code` is the reason."""
+
+    code = "internal_error"
+
+
+def run_folder(services: Services, job_id: str, attempt: int) -> Path:
+    """The scratch folder of an attempt on this host."""
+    return services.settings.runs / job_id / str(attempt)
+
+
+def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevice]) -> tuple[RunSpec, dict[str, object]]:
+    """Make the run folder and its `run.json`; also returns the resolved configuration for the job.
+
+    Raises CannotStart with a reason code where an input is gone.
+    """
+    job = placed.job
+    run_dir = run_folder(services, job.id, placed.attempt)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    spec = load_job_spec(job.spec)
+    with services.database.read() as session:
+        choice = services.models.choose(session, spec.opensloth_config.fast_model_args.model_name)
+        train = session.get(FileRow, job.dataset_id)
+        evaluation = session.get(FileRow, job.eval_dataset_id) if job.eval_dataset_id else None
+    if train is None or (job.eval_dataset_id and evaluation is None):
+        raise CannotStart("a dataset of this job was deleted", code="input_deleted")
+    device_facts = facts_of(facts(list(devices)))
+    resolved = resolve(spec.opensloth_config, spec.training_args, device_facts, adapter_lora=choice.adapter_lora)
+    run = RunSpec(
+        job_id=job.id,
+        job_name=job.name,
+        attempt=placed.attempt,
+        opensloth_config=resolved.opensloth_config,
+        training_args=resolved.training_args,
+        engine=resolved.engine,
+        device=devices[0].kind,
+        world_size=len(devices),
+        model=_model_path(services, choice),
+        base_name=choice.base_id,
+        adapter=str(_tree(services, choice.adapter_key)) if choice.adapter_key else None,
+        dataset=_dataset(services, train, run_dir),
+        eval_dataset=_dataset(services, evaluation, run_dir) if evaluation else None,
+        run_dir=str(run_dir),
+        storage_url=services.storage.url,
+        checkpoint_key=f"jobs/{job.id}/checkpoints",
+        artifact_key=f"jobs/{job.id}/artifacts",
+        resume_from=next(iter(placed.checkpoints), None),
+        checkpoint_interval_s=services.settings.checkpoint_interval_s,
+    )
+    (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
+    return run, describe(resolved, device_facts)
+
+
+def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:
+    """What tells the ranks which devices are theirs; CPU slots share the cores evenly."""
+    if devices[0].kind == "cuda":
+        return {"CUDA_VISIBLE_DEVICES": ",".join(device.id for device in devices)}
+    return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(max(1, cores // max(1, slots)))}
+
+
+def _model_path(services: Services, choice: ModelChoice) -> str:
+    if choice.storage_key is None:
+        return choice.hub_id or choice.base_id
+    return str(_tree(services, choice.storage_key))
+
+
+def _tree(services: Services, key: str) -> Path:
+    """A local folder with the stored tree `key`; an object store's trees are kept in this host's cache."""
+    if services.storage.list_tree(key) is None:
+        raise CannotStart(f"the model at {key} is not complete in storage", code="model_not_found")
+    local = services.storage.local_path(key)
+    if local is not None:
+        return local
+    cached = services.settings.home.expanduser() / "cache" / key
+    if not cached.exists():
+        aside = cached.with_name(cached.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        services.storage.get_tree(key, aside)
+        aside.rename(cached)
+    return cached
+
+
+def _dataset(services: Services, row: FileRow, run_dir: Path) -> DatasetRef:
+    local = services.storage.local_path(row.storage_key)
+    if local is None:
+        local = run_dir / "data" / row.id
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with services.storage.open(row.storage_key) as source, local.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+    elif not local.exists():
+        raise CannotStart(f"the dataset {row.id} is not in storage any more", code="input_deleted")
+    return DatasetRef(path=str(local), name=row.filename, sha256=row.sha256, container=row.container)

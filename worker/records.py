@@ -1,0 +1,115 @@
+"""Follows what a trainer writes: its records into the database, its log into storage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from opensloth.jobs.attempts import AttemptService
+from opensloth.storage import Storage
+
+_BATCH_BYTES = 1 << 20
+_MOST_LINE_BYTES = 4 << 20
+
+
+class RecordPump:
+    """Reads `events.jsonl` from where the database has it and keeps what the end of the attempt needs."""
+
+    def __init__(self, path: Path, job_id: str, attempt: int, attempts: AttemptService) -> None:
+        self._path = path
+        self._job_id = job_id
+        self._attempt = attempt
+        self._attempts = attempts
+        self._offset = 0
+        self.result: dict[str, Any] | None = None
+        self.failure: dict[str, Any] | None = None
+        self.stopped: dict[str, Any] | None = None
+        self.longest_step_s = 0.0
+        self.longest_save_s = 0.0
+
+    def pump(self) -> bool:
+        """Store what was written since the last call; False if the attempt is not ours any more."""
+        while True:
+            records, end = self._read()
+            if end == self._offset:
+                return True
+            if not self._attempts.record(self._job_id, self._attempt, records, self._offset, end):
+                return False
+            for record in records:
+                self._note(record)
+            self._offset = end
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """The next batch of whole lines and the offset behind it."""
+        if not self._path.exists():
+            return [], self._offset
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            block = file.read(_BATCH_BYTES)
+            while block and b"\n" not in block and len(block) < _MOST_LINE_BYTES:
+                more = file.read(_BATCH_BYTES)
+                if not more:
+                    return [], self._offset
+                block += more
+        whole = block[: block.rfind(b"\n") + 1]
+        return [record for line in whole.splitlines() if (record := _parse(line))], self._offset + len(whole)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        data = record.get("data") or {}
+        match record.get("type"):
+            case "result":
+                self.result = data
+            case "failure":
+                self.failure = data
+            case "stopped":
+                self.stopped = data
+            case "metrics":
+                step_s = (data.get("metrics") or {}).get("step_time_s")
+                self.longest_step_s = max(self.longest_step_s, float(step_s or 0.0))
+            case "checkpoint":
+                self.longest_save_s = max(self.longest_save_s, float(data.get("save_s") or 0.0))
+            case _:
+                pass
+
+
+class LogShipper:
+    """Copies the growing `trainer.log` into storage, where the API reads it."""
+
+    def __init__(self, path: Path, storage: Storage, key: str) -> None:
+        self._path = path
+        self._storage = storage
+        self._key = key
+        self._offset = 0
+
+    def ship(self) -> None:
+        """Append what was written since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            while block := file.read(_BATCH_BYTES):
+                self._storage.append(self._key, block)
+                self._offset += len(block)
+
+    def tail(self, lines: int = 20) -> str | None:
+        """The last lines of the log."""
+        if not self._path.exists():
+            return None
+        with self._path.open("rb") as file:
+            file.seek(max(0, self._path.stat().st_size - 16_384))
+            text = file.read().decode("utf-8", "replace")
+        return "\n".join(text.splitlines()[-lines:]) or None
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("data", {}), dict | None):
+        return record
+    text = line[:500].decode("utf-8", "replace")
+    return {"type": "log", "level": "warning", "message": f"a record that cannot be read: {text}"}

@@ -1,0 +1,218 @@
+"""One thread for each attempt: starts its ranks, keeps its lease, carries its records, and sees it to its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+
+from opensloth.devices.inventory import FoundDevice
+from opensloth.errors import OpenSlothError, Unavailable
+from opensloth.jobs.attempts import AttemptService, End, Placed
+from opensloth.jobs.states import StopIntent
+from opensloth.services import Services
+from worker.launch import device_environment, prepare_run, run_folder
+from worker.processes import Ranks
+from worker.records import LogShipper, RecordPump
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+_FOLLOWERS_GRACE_S = 5.0
+"""How long the other ranks may live once one has died: they would wait in a collective for ever."""
+_STOPPED = 10
+"""Exit status of a trainer that saved a checkpoint and left because it was asked to."""
+
+
+class Supervisor(threading.Thread):
+    """Sees one attempt to its end; `stop` may be called from any thread."""
+
+    def __init__(
+        self, services: Services, attempts: AttemptService, placed: Placed, devices: Sequence[FoundDevice], slots: int
+    ) -> None:
+        super().__init__(name=f"supervisor-{placed.job.id}", daemon=True)
+        self.job_id, self.attempt = placed.job.id, placed.attempt
+        self._services = services
+        self._attempts = attempts
+        self._placed = placed
+        self._devices = devices
+        self._slots = slots
+        self._run_dir = run_folder(services, self.job_id, self.attempt)
+        self._pump = RecordPump(self._run_dir / "events.jsonl", self.job_id, self.attempt, attempts)
+        self._logs = LogShipper(
+            self._run_dir / "trainer.log", services.storage, f"jobs/{self.job_id}/logs/attempt-{self.attempt}.log"
+        )
+        self._ranks: Ranks | None = None
+        self._stop_intent: StopIntent | None = None
+        self._wake = threading.Event()
+        self._ours = True
+        self._kill_at: float | None = None
+        self._first_death: float | None = None
+        self._began = time.monotonic()
+        self._renewed = self._began
+        self._tried_renewal = self._began
+
+    def stop(self, intent: StopIntent) -> None:
+        """Ask the attempt to stop: a checkpoint, then its end."""
+        self._stop_intent = intent
+        self._wake.set()
+
+    def run(self) -> None:
+        """The life of the attempt; whatever fails here ends it with a reason, never silently."""
+        try:
+            end = self._supervise()
+        except OpenSlothError as error:
+            end = End("failed", error.error_code, error.message, error.hint, self._logs.tail())
+        except Exception as error:
+            log.exception("the supervisor of %s failed", self.job_id)
+            end = End("failed", "internal_error", f"{type(error).__name__}: {error}", log_tail=self._logs.tail())
+        finally:
+            if self._ranks is not None:
+                self._ranks.kill()
+        if self._ours:
+            self._write_end(end)
+        if end.kind != "failed":
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _supervise(self) -> End:
+        run, resolved = prepare_run(self._services, self._placed, self._devices)
+        self._attempts.set_resolved(self.job_id, self.attempt, resolved)
+        if self._stop_intent is not None:
+            return End("stopped")
+        environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
+        self._ranks = ranks = Ranks.spawn(self._run_dir, run.world_size, environment)
+        ranks.beat(self._services.settings.lease_s)
+        self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
+        while ranks.alive() and self._ours:
+            self._wake.wait(_TICK_S)
+            self._wake.clear()
+            self._carry()
+            self._keep_lease(ranks)
+            self._enforce_time_limit()
+            self._enforce_stop(ranks)
+            self._follow_a_dead_rank(ranks)
+        statuses = ranks.poll()
+        ranks.kill()
+        self._carry_rest()
+        return self._verdict(statuses)
+
+    def _carry(self) -> None:
+        """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""
+        try:
+            self._ours = self._pump.pump() and self._ours
+            self._logs.ship()
+        except (Unavailable, OSError) as error:
+            log.warning("%s: records wait: %s", self.job_id, error)
+            self._wake.wait(1.0)
+
+    def _carry_rest(self) -> None:
+        """The last records must be in the database before the end is written."""
+        while self._ours:
+            try:
+                self._ours = self._pump.pump()
+                break
+            except Unavailable:
+                time.sleep(1.0)
+        try:
+            self._logs.ship()
+        except OSError as error:
+            log.warning("%s: the log is not in storage: %s", self.job_id, error)
+
+    def _keep_lease(self, ranks: Ranks) -> None:
+        settings = self._services.settings
+        now = time.monotonic()
+        if now - self._tried_renewal < settings.lease_renew_s:
+            return
+        self._tried_renewal = now
+        try:
+            self._ours, intent = self._attempts.renew(self.job_id, self.attempt)
+        except Unavailable:
+            # Without a renewal no heartbeat goes out, and the ranks leave by themselves before the lease ends.
+            self._tried_renewal = now - settings.lease_renew_s + 1.0
+            return
+        if self._ours:
+            ranks.beat(settings.lease_s - (time.monotonic() - now))
+            if intent is not None:
+                self._stop_intent = intent
+        else:
+            log.warning("%s: attempt %d is not ours any more", self.job_id, self.attempt)
+
+    def _enforce_time_limit(self) -> None:
+        job = self._placed.job
+        if job.time_limit_s is None or self._stop_intent is not None:
+            return
+        if job.run_s + time.monotonic() - self._began > job.time_limit_s:
+            try:
+                self._attempts.ask_stop(self.job_id, self.attempt, StopIntent.TIME_LIMIT, "the time limit was reached")
+            except Unavailable:
+                return
+            self._stop_intent = StopIntent.TIME_LIMIT
+
+    def _enforce_stop(self, ranks: Ranks) -> None:
+        """SIGTERM once, then SIGKILL after what a step and a save of this very job have needed."""
+        if self._stop_intent is None:
+            return
+        if self._kill_at is None:
+            grace = self._services.settings.stop_grace_s + 2 * self._pump.longest_step_s + 2 * self._pump.longest_save_s
+            self._kill_at = time.monotonic() + grace
+            ranks.terminate()
+        elif time.monotonic() > self._kill_at:
+            log.warning("%s: the trainer did not stop in time and is killed", self.job_id)
+            ranks.kill()
+
+    def _follow_a_dead_rank(self, ranks: Ranks) -> None:
+        statuses = ranks.poll()
+        if all(status in (None, 0, _STOPPED) for status in statuses):
+            return
+        self._first_death = self._first_death or time.monotonic()
+        if time.monotonic() - self._first_death > _FOLLOWERS_GRACE_S:
+            ranks.kill()
+
+    def _verdict(self, statuses: list[int | None]) -> End:
+        """What the exit statuses and the last records say."""
+        pump = self._pump
+        if pump.result is not None and all(status == 0 for status in statuses):
+            return End("succeeded", result=pump.result, lora=self._lora(pump.result))
+        if pump.failure is not None:
+            failure = pump.failure
+            tail = self._logs.tail() or failure.get("detail")
+            return End(
+                "failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), log_tail=tail
+            )
+        if self._stop_intent is not None and all(status in (0, _STOPPED, -15) for status in statuses):
+            return End("stopped")
+        codes = ", ".join(_exit_name(status) for status in statuses)
+        return End("failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail())
+
+    def _lora(self, result: dict[str, object]) -> dict[str, object] | None:
+        """The adapter's configuration, for jobs that start from it."""
+        try:
+            with self._services.storage.open(f"{result['key']}/adapter_config.json") as file:
+                loaded: dict[str, object] = json.load(file)
+                return loaded
+        except FileNotFoundError:
+            return None
+
+    def _write_end(self, end: End) -> None:
+        """Write the end however long the database is away: a terminal state must not be lost."""
+        wait = 0.5
+        while True:
+            try:
+                state = self._attempts.end(self.job_id, self.attempt, end)
+            except Unavailable:
+                time.sleep(wait)
+                wait = min(wait * 2, 10.0)
+                continue
+            log.info("%s: attempt %d ended: %s", self.job_id, self.attempt, state or "refused, not ours any more")
+            return
+
+
+def _exit_name(status: int | None) -> str:
+    if status is None:
+        return "running"
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
