@@ -1,0 +1,239 @@
+"""Uploaded files: stored whole or not at all, checked once per content, and asked before a job is accepted."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from pydantic import BaseModel
+from sqlalchemy import select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.keys import Caller
+from opensloth.database import Database, db_now
+from opensloth.datasets.report import CHECK_VERSION, FileCheck, RowError
+from opensloth.datasets.rows import FileCheckRow, FileRow
+from opensloth.datasets.upload import Spool, disk_errors
+from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput, NotFound
+from opensloth.settings import Settings
+from opensloth.storage import Storage
+
+PURPOSE = "fine-tune"
+Order = Literal["asc", "desc"]
+UserOfFile = Callable[[Session, str], str | None]
+
+
+class FileView(BaseModel):
+    """A file in OpenAI's shape; times in seconds since 1970."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed", "error"] = "processed"
+    status_details: str | None = None
+    expires_at: int | None = None
+
+    @classmethod
+    def of(cls, row: FileRow, check: FileCheck | None) -> FileView:
+        """The view of a stored row; one that serves no training type has the status `error`."""
+        problem = None if check is None else unfit(check)
+        return cls(
+            id=row.id,
+            bytes=row.bytes,
+            created_at=int(row.created_at),
+            filename=row.filename,
+            purpose=row.purpose,
+            status="error" if problem else "processed",
+            status_details=problem,
+        )
+
+
+class FileService:
+    """Stores, lists, checks and deletes files; `user_of` finds a job that is not over and needs a file."""
+
+    def __init__(self, database: Database, storage: Storage, settings: Settings, user_of: UserOfFile) -> None:
+        self._db = database
+        self._storage = storage
+        self._settings = settings
+        self._user_of = user_of
+
+    # Uploading
+
+    def spool(self, filename: str) -> Spool:
+        """Begin an upload: write to it, give it to `store`, and discard it whatever happens."""
+        settings = self._settings
+        folder = settings.home.expanduser() / "uploads"
+        return Spool(folder, filename, settings.max_upload_bytes, settings.max_line_bytes)
+
+    def store(self, spool: Spool, purpose: str, caller: Caller) -> FileView:
+        """Keep a spooled file. Raises InvalidDataset, TooLarge, InvalidInput; then nothing is kept."""
+        require_purpose(purpose)
+        sha256 = spool.close()
+        with self._db.read() as session:
+            known = _stored_check(session, sha256)
+        check = known or spool.check()
+        row = FileRow(
+            id=f"file-{secrets.token_hex(12)}",
+            owner=caller.owner,
+            filename=spool.filename,
+            purpose=purpose,
+            bytes=spool.bytes,
+            sha256=sha256,
+            container=check.container,
+        )
+        with disk_errors():
+            self._storage.put_file(spool.path, row.storage_key)
+        try:
+            with self._db.write() as session:
+                row.created_at = session.scalar(select(db_now())) or 0.0
+                session.add(row)
+                _keep_check(session, sha256, check, row.created_at)
+        except BaseException:
+            self._storage.delete(f"files/{row.id}")
+            raise
+        return FileView.of(row, check)
+
+    def create(self, filename: str, content: Iterable[bytes], caller: Caller, purpose: str = PURPOSE) -> FileView:
+        """Store the file that `content` gives piece by piece."""
+        spool = self.spool(filename)
+        try:
+            for piece in content:
+                spool.write(piece)
+            return self.store(spool, purpose, caller)
+        finally:
+            spool.discard()
+
+    # Reading
+
+    def get(self, file_id: str) -> FileView:
+        """One file; raises NotFound."""
+        with self._db.read() as session:
+            row = _found(session, file_id)
+            return FileView.of(row, _stored_check(session, row.sha256))
+
+    def row(self, file_id: str) -> FileRow:
+        """The stored row with hash and storage key; raises NotFound."""
+        with self._db.read() as session:
+            return _found(session, file_id)
+
+    def check(self, file_id: str) -> FileCheck | None:
+        """What the check found; None if it was made by an older release."""
+        with self._db.read() as session:
+            return _stored_check(session, _found(session, file_id).sha256)
+
+    def list(
+        self, *, limit: int, after: str | None = None, purpose: str | None = None, order: Order = "desc"
+    ) -> tuple[list[FileView], bool]:
+        """Files by time, newest first unless `order` is `asc`, and whether more follow."""
+        place = tuple_(FileRow.created_at, FileRow.id)
+        query = select(FileRow, FileCheckRow.check).outerjoin(FileCheckRow, FileCheckRow.sha256 == FileRow.sha256)
+        if purpose is not None:
+            query = query.where(FileRow.purpose == purpose)
+        with self._db.read() as session:
+            if after is not None:
+                last = session.get(FileRow, after)
+                if last is None:
+                    raise InvalidInput(
+                        "the page cannot be found", fields=[FieldError("after", f"there is no file {after!r}")]
+                    )
+                here = tuple_(last.created_at, last.id)
+                query = query.where(place < here if order == "desc" else place > here)
+            columns = [FileRow.created_at, FileRow.id]
+            query = query.order_by(*(column.desc() if order == "desc" else column.asc() for column in columns))
+            rows = session.execute(query.limit(limit + 1)).all()
+            views = [
+                FileView.of(row, FileCheck.model_validate(check) if check else None) for row, check in rows[:limit]
+            ]
+        return views, len(rows) > limit
+
+    # Deleting and using
+
+    def delete(self, file_id: str, caller: Caller) -> None:
+        """Remove a file; raises NotFound, NotAllowed, and Conflict while a job that is not over needs it."""
+        with self._db.write() as session:
+            row = _found(session, file_id)
+            if row.owner != caller.owner:
+                caller.require_admin("delete another's file")
+            user = self._user_of(session, file_id)
+            if user is not None:
+                raise Conflict(
+                    f"the job {user} needs the file {file_id}",
+                    hint="cancel that job or wait for its end",
+                    code="in_use",
+                )
+            session.delete(row)
+        self._storage.delete(f"files/{file_id}")
+
+    def require_for_training(self, session: Session, file_id: str, method: str, field: str) -> FileRow:
+        """The file's row if it serves the training type `method`; else InvalidInput with the first bad rows.
+
+        `field` is the field of the job that names the file. Only what is stored is read, never the file.
+        """
+        row = session.get(FileRow, file_id)
+        if row is None:
+            message = f"there is no file {file_id!r}; upload it with POST /v1/files"
+            raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
+        check = _stored_check(session, row.sha256)
+        if check is None or method not in check.methods:
+            message = f"the file {file_id} was checked by another release; upload it again"
+            raise InvalidDataset("a file has to be checked again", fields=[FieldError(field, message, "check_missing")])
+        found = check.methods[method]
+        if found.ok:
+            return row
+        raise InvalidDataset(
+            f"{row.filename} ({file_id}) cannot be used for {method}: {found.bad_rows} of {check.rows} rows are wrong",
+            hint="correct the rows that are named, upload the file again and submit with its new id",
+            fields=[_field_error(field, error) for error in found.errors],
+        )
+
+
+def require_purpose(purpose: str) -> None:
+    """Raise InvalidInput unless files are taken for this purpose."""
+    if purpose != PURPOSE:
+        raise InvalidInput(
+            "the purpose is not supported",
+            fields=[
+                FieldError("purpose", f"files are taken with purpose `{PURPOSE}`; {purpose[:64]!r} is not supported")
+            ],
+        )
+
+
+def unfit(check: FileCheck) -> str | None:
+    """Why a file serves no training type at all; None if it serves one."""
+    if any(method.ok for method in check.methods.values()):
+        return None
+    # The method whose form the file has says more than the one that finds no columns.
+    name, method = min(check.methods.items(), key=lambda item: item[1].form is None)
+    error = method.errors[0]
+    return f"{name}: row {error.row}: {error.message} ({method.bad_rows} of {check.rows} rows)"
+
+
+def _field_error(field: str, error: RowError) -> FieldError:
+    place = f"{field}.rows[{error.row}]" + (f".{error.column}" if error.column else "")
+    line = f"line {error.line}: " if error.line not in (None, error.row) else ""
+    return FieldError(place, f"{line}{error.message}", "invalid_row", error.row)
+
+
+def _found(session: Session, file_id: str) -> FileRow:
+    row = session.get(FileRow, file_id)
+    if row is None:
+        raise NotFound(f"there is no file {file_id!r}", hint="`opensloth files list` shows them")
+    return row
+
+
+def _stored_check(session: Session, sha256: str) -> FileCheck | None:
+    row = session.get(FileCheckRow, sha256)
+    return FileCheck.model_validate(row.check) if row is not None and row.version == CHECK_VERSION else None
+
+
+def _keep_check(session: Session, sha256: str, check: FileCheck, now: float) -> None:
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    values = {"version": CHECK_VERSION, "check": check.model_dump(mode="json"), "created_at": now}
+    # Two uploads of one content may end at the same moment.
+    statement = insert(FileCheckRow).values(sha256=sha256, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=[FileCheckRow.sha256], set_=values))
