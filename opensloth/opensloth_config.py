@@ -9,9 +9,9 @@ import difflib
 import warnings
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from opensloth.training_arguments import Seed, TrainingArguments
+from opensloth.training_arguments import QUIET, Seed, TrainingArguments
 
 __all__ = ["DPOArgs", "FastModelArgs", "LoraArgs", "OpenSlothConfig", "TrainingArguments"]
 
@@ -119,9 +119,9 @@ class OpenSlothConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _warn_of_unknown_fields(cls, values: Any) -> Any:
+    def _warn_of_unknown_fields(cls, values: Any, info: ValidationInfo) -> Any:
         """Say which fields have no meaning here, rather than train as if they had been understood."""
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or info.context == QUIET:
             return values
         for name in values.keys() - cls.model_fields.keys():
             near = difflib.get_close_matches(str(name), cls.model_fields, n=1)

@@ -57,7 +57,7 @@ class DeviceFacts:
 class Resolved:
     """A config in which nothing is open, and for each field that was decided here the reason, by dotted path."""
 
-    config: OpenSlothConfig
+    opensloth_config: OpenSlothConfig
     training_args: TrainingArguments
     engine: Engine
     device: Literal["cpu", "cuda"]
@@ -66,7 +66,7 @@ class Resolved:
     def to_json(self) -> dict[str, Any]:
         """What a job shows as `resolved`; fields that mean nothing to a job are left out."""
         return {
-            "opensloth_config": self.config.model_dump(mode="json", exclude={"data_cache_path", "devices"}),
+            "opensloth_config": self.opensloth_config.model_dump(mode="json", exclude={"data_cache_path", "devices"}),
             "training_args": self.training_args.model_dump(
                 mode="json", exclude_none=True, exclude={"output_dir", "resume_from_checkpoint", "report_to"}
             ),

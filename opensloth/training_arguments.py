@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 1_000_000_000
+# Validation context of a server, whose readers get errors and not Python warnings.
+QUIET = {"warn": False}
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 StepsOrShare = Annotated[int | float, Field(ge=0, le=MAX_STEPS)]
@@ -110,7 +112,7 @@ class TrainingArguments(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _accept_warmup_ratio(cls, values: Any) -> Any:
+    def _accept_warmup_ratio(cls, values: Any, info: ValidationInfo) -> Any:
         """Map `warmup_ratio`, which transformers 5 no longer knows, to a share in `warmup_steps`."""
         if not isinstance(values, dict) or "warmup_ratio" not in values:
             return values
@@ -121,14 +123,12 @@ class TrainingArguments(BaseModel):
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
             raise ValueError(f"warmup_ratio is a share of all steps, at least 0 and below 1, not {ratio!r}")
         if values.get("warmup_steps"):
-            warnings.warn("warmup_ratio is left out because warmup_steps is set", FutureWarning, stacklevel=2)
-            return values
-        warnings.warn(
-            f"warmup_ratio={ratio} became warmup_steps={ratio}: below 1 it is a share of all steps",
-            FutureWarning,
-            stacklevel=2,
-        )
-        values["warmup_steps"] = ratio
+            message = "warmup_ratio is left out because warmup_steps is set"
+        else:
+            message = f"warmup_ratio={ratio} became warmup_steps={ratio}: below 1 it is a share of all steps"
+            values["warmup_steps"] = ratio
+        if info.context != QUIET:
+            warnings.warn(message, FutureWarning, stacklevel=2)
         return values
 
     @field_validator("warmup_steps", "logging_steps", "eval_steps", "save_steps")

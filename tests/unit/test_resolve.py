@@ -35,15 +35,15 @@ def fields_of(error):
 
 def test_sft_gets_its_own_defaults():
     resolved = resolve(config(), TrainingArguments(), CPU)
-    assert (resolved.config.lora_args.r, resolved.config.sequence_packing) == (16, True)
+    assert (resolved.opensloth_config.lora_args.r, resolved.opensloth_config.sequence_packing) == (16, True)
     assert resolved.training_args.learning_rate == 2e-4
     assert resolved.training_args.per_device_train_batch_size == 8
 
 
 def test_dpo_gets_its_own_defaults_and_says_so():
     resolved = resolve(config(training_type="dpo"), TrainingArguments(), CPU)
-    assert (resolved.config.lora_args.r, resolved.config.sequence_packing) == (32, False)
-    assert resolved.config.dpo_args == DPOArgs()
+    assert (resolved.opensloth_config.lora_args.r, resolved.opensloth_config.sequence_packing) == (32, False)
+    assert resolved.opensloth_config.dpo_args == DPOArgs()
     assert resolved.training_args.learning_rate == 5e-6
     assert resolved.training_args.per_device_train_batch_size == 2
     assert resolved.why["training_args.learning_rate"] == "default of dpo"
@@ -54,15 +54,17 @@ def test_what_the_user_set_stays_even_if_it_is_the_class_default():
     resolved = resolve(config(training_type="dpo", lora_args=LoraArgs(r=16)), args, CPU)
     assert resolved.training_args.learning_rate == 2e-4
     assert resolved.training_args.per_device_train_batch_size == 8
-    assert resolved.config.lora_args.r == 16
+    assert resolved.opensloth_config.lora_args.r == 16
     assert "training_args.learning_rate" not in resolved.why
 
 
 def test_alpha_follows_r_unless_it_is_set():
-    assert resolve(config(lora_args=LoraArgs(r=64)), TrainingArguments(), CPU).config.lora_args.lora_alpha == 64
+    assert (
+        resolve(config(lora_args=LoraArgs(r=64)), TrainingArguments(), CPU).opensloth_config.lora_args.lora_alpha == 64
+    )
     resolved = resolve(config(lora_args=LoraArgs(r=64, lora_alpha=16)), TrainingArguments(), CPU)
-    assert resolved.config.lora_args.lora_alpha == 16
-    assert resolve(config(training_type="dpo"), TrainingArguments(), CPU).config.lora_args.lora_alpha == 32
+    assert resolved.opensloth_config.lora_args.lora_alpha == 16
+    assert resolve(config(training_type="dpo"), TrainingArguments(), CPU).opensloth_config.lora_args.lora_alpha == 32
 
 
 def test_a_cpu_gets_what_a_cpu_can_do():
@@ -76,7 +78,7 @@ def test_a_cpu_gets_what_a_cpu_can_do():
         False,
         True,
     )
-    model = resolved.config.fast_model_args
+    model = resolved.opensloth_config.fast_model_args
     assert model.load_in_4bit is False
     assert model.use_gradient_checkpointing is True
     for path in ("opensloth_config.fast_model_args.load_in_4bit", "training_args.optim", "training_args.fp16"):
@@ -85,14 +87,14 @@ def test_a_cpu_gets_what_a_cpu_can_do():
 
 def test_a_gpu_with_unsloth_gets_what_earlier_releases_gave():
     resolved = resolve(config(), TrainingArguments(), UNSLOTH_GPU)
-    model = resolved.config.fast_model_args
+    model = resolved.opensloth_config.fast_model_args
     assert (resolved.engine, model.load_in_4bit, model.use_gradient_checkpointing) == ("unsloth", True, "unsloth")
     assert (resolved.training_args.optim, resolved.training_args.bf16) == ("adamw_8bit", True)
 
 
 def test_a_gpu_without_extras_trains_in_16_bits_with_transformers():
     resolved = resolve(config(), TrainingArguments(), PLAIN_GPU)
-    model = resolved.config.fast_model_args
+    model = resolved.opensloth_config.fast_model_args
     assert (resolved.engine, model.load_in_4bit, model.use_gradient_checkpointing) == ("transformers", False, True)
     assert resolved.training_args.optim == "adamw_torch"
 
@@ -135,13 +137,15 @@ def test_a_method_from_outside_has_its_own_defaults(monkeypatch):
 def test_full_finetuning_has_no_adapter_and_no_quantised_weights():
     user = config(fast_model_args={"full_finetuning": True}, lora_args=LoraArgs(r=4))
     resolved = resolve(user, TrainingArguments(), UNSLOTH_GPU)
-    assert resolved.config.lora_args is None
-    assert resolved.config.fast_model_args.load_in_4bit is False
+    assert resolved.opensloth_config.lora_args is None
+    assert resolved.opensloth_config.fast_model_args.load_in_4bit is False
     assert "opensloth_config.lora_args" in resolved.why
 
 
 def test_an_adapter_holds_its_shape_against_the_defaults():
-    lora = resolve(config(training_type="dpo"), TrainingArguments(), CPU, adapter_lora=ADAPTER).config.lora_args
+    lora = resolve(
+        config(training_type="dpo"), TrainingArguments(), CPU, adapter_lora=ADAPTER
+    ).opensloth_config.lora_args
     assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.use_rslora) == (8, 32, 0.1, True)
     assert lora.target_modules == ["q_proj", "v_proj"]
 
@@ -155,7 +159,7 @@ def test_other_explicit_lora_args_are_refused_with_an_adapter():
 
 def test_the_same_lora_args_as_the_adapters_are_fine():
     user = config(lora_args=LoraArgs(r=8, target_modules=["q_proj", "v_proj"], random_state=3407))
-    assert resolve(user, TrainingArguments(), CPU, adapter_lora=ADAPTER).config.lora_args.lora_alpha == 32
+    assert resolve(user, TrainingArguments(), CPU, adapter_lora=ADAPTER).opensloth_config.lora_args.lora_alpha == 32
 
 
 def test_full_finetuning_cannot_go_on_from_an_adapter():
@@ -166,7 +170,7 @@ def test_full_finetuning_cannot_go_on_from_an_adapter():
 
 def test_dpo_lengths_fit_into_the_models():
     user = config(training_type="dpo", fast_model_args={"max_seq_length": 256})
-    dpo = resolve(user, TrainingArguments(), CPU).config.dpo_args
+    dpo = resolve(user, TrainingArguments(), CPU).opensloth_config.dpo_args
     assert (dpo.max_length, dpo.max_prompt_length) == (256, 128)
 
 
@@ -202,9 +206,13 @@ def test_resolving_what_is_resolved_changes_nothing_and_it_survives_json(device)
         user = config(training_type=training_type, fast_model_args=model)
         once = resolve(user, TrainingArguments(**given), device)
         read = (
-            OpenSlothConfig.model_validate_json(once.config.model_dump_json()),
+            OpenSlothConfig.model_validate_json(once.opensloth_config.model_dump_json()),
             TrainingArguments.model_validate_json(once.training_args.model_dump_json()),
         )
-        for again in (resolve(once.config, once.training_args, device), resolve(*read, device)):
-            assert (again.config, again.training_args, again.engine) == (once.config, once.training_args, once.engine)
+        for again in (resolve(once.opensloth_config, once.training_args, device), resolve(*read, device)):
+            assert (again.opensloth_config, again.training_args, again.engine) == (
+                once.opensloth_config,
+                once.training_args,
+                once.engine,
+            )
         json.dumps(once.to_json(), allow_nan=False)

@@ -1,0 +1,156 @@
+"""The body of `POST /v1/jobs`: read strictly from a client, tolerantly from the database."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from opensloth.errors import FieldError, InvalidInput
+from opensloth.jobs.spec_checks import check_interplay
+from opensloth.jobs.spec_shape import check_shape, describe_errors
+from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
+from opensloth.training_arguments import QUIET
+
+SCHEMA_VERSION = 1
+MAX_TIME_LIMIT_S = 365 * 24 * 3600
+
+_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
+_MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(KiB|MiB|GiB|TiB|KB|MB|GB|TB|B)", re.IGNORECASE)
+_UNITS = (
+    {"b": 1}
+    | {f"{p}b": 1000**n for n, p in enumerate("kmgt", 1)}
+    | {f"{p}ib": 1024**n for n, p in enumerate("kmgt", 1)}
+)
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds from "2h", "90m", "1h30m" or "45s"; anything but text is left as it is. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value.strip().lower())
+    if found is None or not any(found.groups()):
+        raise ValueError('a time like "2h", "90m" or "1h30m", or a number of seconds')
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def parse_memory(value: Any) -> Any:
+    """Bytes from "24GiB" or "800MB"; anything but text is left as it is. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    found = _MEMORY.fullmatch(value.strip())
+    if found is None:
+        raise ValueError('a size like "24GiB" or "800MB", or a number of bytes')
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_CLOSED = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+FileId = Annotated[str, Field(pattern=r"^file-[A-Za-z0-9_-]{1,64}$")]
+JobId = Annotated[str, Field(pattern=r"^ftjob-[A-Za-z0-9_-]{1,64}$")]
+Priority = Literal["low", "normal", "high", "urgent"]
+
+
+class Resources(BaseModel):
+    """What a job occupies while it runs."""
+
+    model_config = _CLOSED
+
+    gpus: int = Field(default=1, ge=0, le=1024)
+    """Devices, a count; on a host without GPUs these are its CPU slots."""
+    memory: Annotated[int | None, BeforeValidator(parse_memory)] = Field(default=None, ge=1, le=2**60)
+    """Memory on each device, in bytes or as "24GiB"; estimated when not set."""
+    exclusive: bool = False
+    """Keep the devices for this job alone."""
+
+
+class JobSpec(BaseModel):
+    """A job as it was posted: what to train, and what a service needs to know around it."""
+
+    model_config = _CLOSED
+
+    name: str = Field(default="", max_length=128)
+    """What people call it, up to 128 characters; method and model when not set."""
+    dataset: FileId
+    """Id of the uploaded file to train on."""
+    eval_dataset: FileId | None = None
+    """Id of the uploaded file to evaluate on."""
+    opensloth_config: OpenSlothConfig
+    """Method, model, adapter and data handling."""
+    training_args: TrainingArguments = Field(default_factory=TrainingArguments)
+    """Optimizer, batch, schedule and so on, under transformers' names."""
+    resources: Resources = Field(default_factory=Resources)
+    """Devices and memory."""
+    time_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)
+    """Time on devices after which the job is stopped, in seconds or as "2h"; none when not set."""
+    priority: Priority = "normal"
+    """Class in the queue; urgent is for admins."""
+    max_retries: int = Field(default=2, ge=0, le=100)
+    """Times a failed attempt is tried again, a count."""
+    metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict, max_length=16
+    )
+    """Up to 16 pairs of text for your own use: keys up to 64 characters, values up to 512."""
+    depends_on: Annotated[list[JobId], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=64)
+    """Jobs that must have succeeded before this one starts, one id or a list."""
+
+    @model_validator(mode="after")
+    def _name_it(self) -> JobSpec:
+        if not self.name.strip():
+            model = self.opensloth_config.fast_model_args.model_name.rsplit("/", 1)[-1]
+            self.name = f"{self.opensloth_config.training_type}-{model}"[:128]
+        return self
+
+
+def parse_job_spec(body: Any) -> JobSpec:
+    """Check what a client posted; raises InvalidInput, and nothing else, with one FieldError for each problem."""
+    errors = check_shape(body)
+    spec = None
+    if not any(error.code == "malformed" for error in errors):
+        try:
+            spec = JobSpec.model_validate(body, strict=True, context=QUIET)
+        except ValidationError as invalid:
+            found = {error.path for error in errors}
+            errors += [error for error in describe_errors(invalid, body) if error.path not in found]
+        errors += check_interplay(body, {error.path for error in errors})
+    if errors or spec is None:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise InvalidInput(f"{first.path}: {first.message}{more}" if first.path else first.message, fields=errors)
+    return spec
+
+
+def load_job_spec(stored: dict[str, Any]) -> JobSpec:
+    """Read a spec that was accepted once, by this release or another: what it cannot read takes its default.
+
+    Raises InvalidInput only if dataset or model are gone from it.
+    """
+    body = copy.deepcopy({name: value for name, value in stored.items() if name != "schema_version"})
+    while True:
+        try:
+            return JobSpec.model_validate(body, context=QUIET)
+        except ValidationError as invalid:
+            fields = describe_errors(invalid, body)
+            if not _drop_unreadable(body, fields):
+                raise InvalidInput("the stored job spec cannot be read", code="stored_spec", fields=fields) from None
+
+
+def _drop_unreadable(body: dict[str, Any], errors: list[FieldError]) -> bool:
+    """Remove the fields at fault; False if there was none to remove."""
+    dropped = False
+    for error in errors:
+        owner: Any = body
+        *parents, name = re.sub(r"\[\d+\].*", "", error.path).split(".")
+        for parent in parents:
+            owner = owner.get(parent) if isinstance(owner, dict) else None
+        if isinstance(owner, dict) and name in owner:
+            del owner[name]
+            dropped = True
+    return dropped
