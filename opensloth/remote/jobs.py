@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from opensloth.remote.errors import InvalidRequest
 from opensloth.remote.follow import OnDrop, follow_events, follow_log
 from opensloth.remote.pages import iterate
 from opensloth.remote.shapes import Artifact, Checkpoint, Event, Job, Page, Series
@@ -27,9 +29,13 @@ class Jobs:
         The same `idempotency_key` with the same spec gives the same job; without one each call makes a job, and only
         the retries of this call share a key.
         """
-        key = idempotency_key or str(uuid.uuid4())
-        headers = {"Idempotency-Key": key}
-        return Job(**self._transport.json("POST", "/v1/jobs", json=dict(spec), headers=headers, idempotent=True))
+        try:
+            body = json.dumps(dict(spec), allow_nan=False)
+        except ValueError as problem:
+            hint = "NaN and infinity are not numbers that a job can have."
+            raise InvalidRequest(f"The spec cannot be sent: {problem}.", code="invalid_input", hint=hint) from None
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4()), "Content-Type": "application/json"}
+        return Job(**self._transport.json("POST", "/v1/jobs", content=body, headers=headers, idempotent=True))
 
     def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""

@@ -1,0 +1,50 @@
+"""The `opensloth` command: every group in one place."""
+
+from __future__ import annotations
+
+import typer
+
+from opensloth import __version__
+from opensloth.cli import exit_codes, jobs, login, results
+from opensloth.cli.files import files
+from opensloth.cli.models import models
+from opensloth.cli.output import out
+from opensloth.cli.submit import submit
+from opensloth.cli.up import up
+
+app = typer.Typer(
+    name="opensloth",
+    help="Post fine-tuning jobs to a shared GPU box, watch them live, keep what comes out.",
+    epilog=exit_codes.EPILOG,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SERVER, JOBS, THINGS = "Server", "Jobs", "Datasets, models, keys"
+
+app.command(rich_help_panel=SERVER)(up)
+app.command(rich_help_panel=SERVER)(login.login)
+app.command(rich_help_panel=JOBS)(submit)
+app.command(rich_help_panel=JOBS)(jobs.jobs)
+for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):
+    app.command(rich_help_panel=JOBS)(_command)
+app.add_typer(files, name="files", rich_help_panel=THINGS)
+app.add_typer(models, name="models", rich_help_panel=THINGS)
+app.add_typer(login.keys, name="key", rich_help_panel=THINGS)
+
+
+@app.callback(invoke_without_command=False)
+def root(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version.", is_eager=True, callback=lambda v: _version(v)
+    ),
+) -> None:
+    """Post fine-tuning jobs to a shared GPU box, watch them live, keep what comes out."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out().print(f"opensloth {__version__}", highlight=False)
+        raise typer.Exit()

@@ -1,0 +1,95 @@
+"""`opensloth files`: datasets on the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opensloth.cli import exit_codes
+from opensloth.cli.formats import ago, size
+from opensloth.cli.output import Json, err, out, print_json, say, table
+from opensloth.cli.submit import upload_with_bar
+from opensloth.client import Client, File
+
+files = typer.Typer(help="Upload, list, read and delete datasets.", no_args_is_help=True)
+
+FileId = Annotated[str, typer.Argument(metavar="FILE", help="file-...")]
+
+
+@files.command("upload")
+def upload(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="JSONL, JSON, CSV or Parquet.")],
+    as_json: Json = False,
+) -> None:
+    """Upload files; content that the server has already is not sent again."""
+    with Client() as client:
+        uploaded = [client.files.get(upload_with_bar(client, path, quiet=as_json, console=err())) for path in paths]
+    if as_json:
+        print_json([file.as_json() for file in uploaded])
+    else:
+        for file in uploaded:
+            out().print(file.id, markup=False, highlight=False)
+    broken = [file for file in uploaded if file.status == "error"]
+    for file in broken:
+        say(f"{file.filename}: {file.status_details or 'cannot be used'}", style="red")
+    if broken:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+@files.command("list")
+def list_files(
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest.")] = 50, as_json: Json = False
+) -> None:
+    """List your files, newest first."""
+    with Client() as client:
+        found = list(client.files.list(limit=limit))
+    if as_json:
+        print_json([file.as_json() for file in found])
+        return
+    out().print(table(["ID", "Name", "Size", "Status", "Uploaded"], [_row(file) for file in found], right=["Size"]))
+
+
+@files.command("show")
+def show_file(file_id: FileId, as_json: Json = False) -> None:
+    """Show one file."""
+    with Client() as client:
+        found = client.files.get(file_id)
+    if as_json:
+        print_json(found.as_json())
+        return
+    out().print(table(["ID", "Name", "Size", "Status", "Uploaded"], [_row(found)], right=["Size"]))
+    if found.status_details:
+        say(found.status_details)
+
+
+@files.command("delete")
+def delete_file(file_id: FileId, as_json: Json = False) -> None:
+    """Delete a file."""
+    with Client() as client:
+        client.files.delete(file_id)
+    if as_json:
+        print_json({"id": file_id, "deleted": True})
+    else:
+        say(f"{file_id} is deleted.")
+
+
+@files.command("download")
+def download_file(
+    file_id: FileId,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: the file's own name, here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a file's content."""
+    with Client() as client:
+        name = Path(client.files.get(file_id).filename).name or file_id
+        written = client.files.download(file_id, output or Path(name))
+    if as_json:
+        print_json({"id": file_id, "path": str(written)})
+    else:
+        say(f"Wrote {written}")
+
+
+def _row(file: File) -> tuple[str, str, str, str, str]:
+    return file.id, file.filename, size(file.bytes), file.status or "-", ago(file.created_at)

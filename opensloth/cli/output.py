@@ -1,0 +1,70 @@
+"""What goes to the terminal: people read stdout and stderr, programs read the JSON of `--json` on stdout alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+
+_SYMBOLS = {"ok": ("✓", "ok"), "bad": ("✗", "!!"), "dot": ("·", "-"), "arrow": ("→", "->")}
+
+
+def out() -> Console:
+    """The console for results; without colour where there is no terminal or NO_COLOR is set."""
+    return Console()
+
+
+def err() -> Console:
+    """The console for remarks and errors, so that stdout stays what was asked for."""
+    return Console(stderr=True)
+
+
+def symbol(name: str) -> str:
+    """A small sign, in ASCII where the terminal's encoding has nothing better."""
+    fancy, plain = _SYMBOLS[name]
+    return fancy if is_unicode() else plain
+
+
+def is_unicode() -> bool:
+    """Whether stdout can carry more than ASCII."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON object on one line of stdout, for streams."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:
+    """A table without lines; the columns named in `right` are aligned there."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=number == 0,
+        )
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def say(message: str, *, style: str | None = None) -> None:
+    """A remark for people, on stderr."""
+    err().print(message, style=style, highlight=False, soft_wrap=True, markup=False)

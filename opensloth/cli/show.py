@@ -1,0 +1,103 @@
+"""One job on the terminal, from its state to what it was trained with and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from opensloth.cli.formats import ago, duration, number, size, span
+from opensloth.cli.watching import tell_failure
+from opensloth.client import Job
+
+SECTIONS = ("opensloth_config", "training_args")
+
+
+def render_job(console: Console, job: Job) -> None:
+    """Prints everything that a person wants to know of a job."""
+    console.print(Text(f"{job.id}  {job.name or ''}", style="bold"), soft_wrap=True)
+    console.print(_pairs(_facts(job)))
+    if job.metrics:
+        console.print(Text("\nLatest metrics", style="bold"))
+        console.print(_pairs((name, _value(value)) for name, value in sorted(job.metrics.items())))
+    settings = list(_settings(job))
+    if settings:
+        console.print(Text("\nTrains with", style="bold"))
+        made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        for name, value, why in settings:
+            made.add_row(Text(f"  {name}", style="cyan"), Text(value), Text(why, style="dim"))
+        console.print(made)
+    if job.result and job.result.artifacts:
+        console.print(Text(f"\nResult {job.result.model}", style="bold"))
+        console.print(_pairs((artifact.name, size(artifact.bytes)) for artifact in job.result.artifacts))
+    if job.state == "failed":
+        console.print()
+        tell_failure(job)
+
+
+def _facts(job: Job) -> Iterator[tuple[str, str]]:
+    yield "state", job.state + (f" ({job.reason})" if job.reason else "") + (f", {job.phase}" if job.phase else "")
+    if job.attempt > 1:
+        yield "attempt", str(job.attempt)
+    progress = job.progress
+    if progress is not None and progress.max_steps:
+        left = "" if job.ended or progress.eta_s is None else f", {duration(progress.eta_s)} left"
+        yield "step", f"{progress.step} of {progress.max_steps} ({progress.percent or 0:.0f}%){left}"
+    if job.devices:
+        yield "devices", ", ".join(job.devices)
+    if job.owner:
+        yield "owner", job.owner
+    yield "submitted", ago(job.created_at)
+    took = span(job.started_at, job.ended_at)
+    if took is not None:
+        yield "took", duration(took)
+    for name, value in (job.metadata or {}).items():
+        yield f"metadata {name}", value
+    for split, counts in (job.data or {}).items():
+        yield f"data {split}", _value(counts)
+
+
+def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
+    """Every resolved field with its value and where it comes from: set by hand, or the reason it was chosen."""
+    resolved = job.resolved or {}
+    why = resolved.get("why") or {}
+    for name in ("engine", "device"):
+        if resolved.get(name) is not None:
+            yield name, str(resolved[name]), str(why.get(name, ""))
+    for section in SECTIONS:
+        posted = dict(_flat(job.spec.get(section) or {}, section))
+        for path, value in _flat(resolved.get(section) or {}, section):
+            reason = str(why.get(path) or why.get(path.removeprefix(f"{section}.")) or "")
+            if path in posted:
+                yield path, _value(value), "set" if posted[path] == value else reason or f"set: {_value(posted[path])}"
+            elif value is not None and reason:
+                yield path, _value(value), reason
+
+
+def _flat(value: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _flat(inner, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", inner
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return str(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+    return json.dumps(value)
+
+
+def _pairs(pairs: Any) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in pairs:
+        made.add_row(Text(f"  {name}", style="cyan"), Text(value))
+    return made

@@ -1,0 +1,118 @@
+"""`opensloth submit FILE.yaml`: upload the datasets it names and submit the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from opensloth.cli import exit_codes
+from opensloth.cli.failures import render_error
+from opensloth.cli.output import Json, err, out, print_json, say
+from opensloth.cli.specfile import SpecFile, read_spec
+from opensloth.cli.watching import tell_outcome, wait_silently, watch_job
+from opensloth.client import Client, Field, InvalidRequest, Job
+
+DATASET_FIELDS = ("dataset", "eval_dataset")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The job: the fields of POST /v1/jobs.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end; the exit code is its outcome.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: --set training_args.learning_rate=1e-5"),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key and job again give the same job, not another.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a job. Datasets named by a local path, relative to the file, are uploaded, once for each content."""
+    source = read_spec(file, overrides)
+    with Client() as client:
+        upload_datasets(client, source, quiet=as_json)
+        try:
+            job = client.jobs.submit(source.spec, idempotency_key=idempotency_key)
+        except InvalidRequest as problem:
+            if as_json:
+                raise
+            render_error(err(), problem, source)
+            raise typer.Exit(exit_codes.USAGE) from None
+        if not as_json:
+            say_submitted(job)
+        if wait:
+            job = wait_silently(client, job) if as_json else watch_job(client, job)
+    if as_json:
+        print_json(job.as_json())
+    elif wait:
+        tell_outcome(job)
+    else:
+        say(f"Watch it: opensloth watch {job.id}")
+    if wait:
+        raise typer.Exit(exit_codes.of_state(job.state))
+
+
+def say_submitted(job: Job) -> None:
+    """The job's id on stdout, where a script looks for it."""
+    out().print(f"{job.id}  {job.name or ''}  {job.state}", markup=False, highlight=False, soft_wrap=True)
+
+
+def upload_datasets(client: Client, source: SpecFile, *, quiet: bool) -> None:
+    """Puts file ids where the spec names local files; raises InvalidRequest that names the line."""
+    for name in DATASET_FIELDS:
+        value = source.spec.get(name)
+        if not isinstance(value, str) or not names_local_file(value, source.path.parent):
+            continue
+        local = (source.path.parent / Path(value).expanduser()).resolve()
+        if not local.is_file():
+            raise InvalidRequest(
+                f"{source.path} names a dataset that is not there.",
+                code="no_such_file",
+                fields=[Field(_at(source, name), f"there is no file at {local}")],
+            )
+        source.spec[name] = upload_with_bar(client, local, quiet=quiet)
+
+
+def names_local_file(value: str, folder: Path) -> bool:
+    """Whether a dataset is meant to be a file here, and not the id of an uploaded one."""
+    if value.startswith("file-") and not value.endswith(DATA_SUFFIXES):
+        return False
+    return value.endswith(DATA_SUFFIXES) or (folder / value).exists()
+
+
+def upload_with_bar(client: Client, local: Path, *, quiet: bool = False, console: Console | None = None) -> str:
+    """Uploads a file if its content is not there yet, with a bar in a terminal, and returns its id."""
+    console = console or err()
+    sent = False
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(f"Uploading {local.name}", total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            nonlocal sent
+            sent = True
+            bar.update(task, completed=done, total=total, visible=True)
+
+        uploaded = client.files.upload(local, progress=advance)
+    if not quiet:
+        what = "uploaded" if sent else "is there already"
+        console.print(f"{local.name} {what}: {uploaded.id}", markup=False, highlight=False, soft_wrap=True)
+    return uploaded.id
+
+
+def _at(source: SpecFile, name: str) -> str:
+    line: Any = source.line_of(name)
+    return f"{name} (line {line})" if line else name
