@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Double, MetaData, create_engine, event, make_url, text
+from sqlalchemy import JSON, BigInteger, Connection, Double, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Double}  # noqa: RUF012
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Double, int: BigInteger}  # noqa: RUF012
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
@@ -65,14 +65,14 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only reads."""
-        with _reachable(), Session(self.engine, expire_on_commit=False) as session:
+        with reachable(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that may write, committed at the end; then what `after_commit` was given runs."""
         callbacks: list[Callable[[], None]] = []
-        with _reachable(), Session(self.engine, expire_on_commit=False, info={"after_commit": callbacks}) as session:
+        with reachable(), Session(self.engine, expire_on_commit=False, info={"after_commit": callbacks}) as session:
             session.connection(execution_options={"opensloth_write": True})
             yield session
             session.commit()
@@ -99,7 +99,8 @@ def after_commit(session: Session, callback: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
+    """Raise Unavailable where the database cannot be reached."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
@@ -115,7 +116,12 @@ def _engine(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         return create_engine(
-            parsed, pool_size=10, max_overflow=30, pool_timeout=5, pool_pre_ping=True, connect_args={"connect_timeout": 5}
+            parsed,
+            pool_size=10,
+            max_overflow=30,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5},
         )
     engine = create_engine(
         parsed, pool_size=10, max_overflow=40, pool_timeout=10, connect_args={"timeout": 10, "check_same_thread": False}

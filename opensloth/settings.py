@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     max_line_bytes: int = 32 * 2**20
     """The longest row of a dataset file."""
 
+    trainer_module: str = "opensloth.training.main"
+    """What a rank runs; tests of the service put a fast one here."""
+
     lease_s: float = 30.0
     """A running attempt whose lease is older than this is lost."""
     lease_renew_s: float = 10.0

@@ -1,4 +1,4 @@
-"""The Celery app of a worker: `celery -A worker.app worker` (pool `threads`). Its tasks are wake-ups and carry no work."""
+"""The Celery app of a worker: `celery -A worker.app worker`; its tasks are wake-ups and carry no work."""
 
 from __future__ import annotations
 

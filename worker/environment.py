@@ -1,13 +1,12 @@
-"""What a trainer may see of the worker's environment: an allowlist, so that no secret gets there by accident."""
+"""What a trainer may see of the worker's environment: an allowlist, so that no secret gets there."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 _NAMES = {
-    "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
-    "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "TERM", "TMPDIR", "TZ",
+    "USER", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
     "HF_HOME", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME",
     "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR",
@@ -16,7 +15,7 @@ _NAMES = {
 _PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "NVIDIA_", "UNSLOTH_", "AWS_")
 
 
-def trainer_environment(parent: Mapping[str, str] = os.environ, **extra: str) -> dict[str, str]:
+def trainer_environment(parent: Mapping[str, str], **extra: str) -> dict[str, str]:
     """The allowlisted part of `parent`, what every trainer gets, and `extra`."""
     kept = {name: value for name, value in parent.items() if name in _NAMES or name.startswith(_PREFIXES)}
     fixed = {

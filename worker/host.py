@@ -1,4 +1,4 @@
-"""This host's loop: says that it is alive, plans, takes up placements, stops what has to stop, takes back what was lost."""
+"""This host's loop: a sign of life, a plan, placements taken up, stops carried out, lost jobs taken back."""
 
 from __future__ import annotations
 

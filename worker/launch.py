@@ -29,7 +29,9 @@ def run_folder(services: Services, job_id: str, attempt: int) -> Path:
     return services.settings.runs / job_id / str(attempt)
 
 
-def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevice]) -> tuple[RunSpec, dict[str, object]]:
+def prepare_run(
+    services: Services, placed: Placed, devices: Sequence[FoundDevice]
+) -> tuple[RunSpec, dict[str, object]]:
     """Make the run folder and its `run.json`; also returns the resolved configuration for the job.
 
     Raises CannotStart with a reason code where an input is gone.

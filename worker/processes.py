@@ -27,8 +27,8 @@ class Ranks:
     heartbeat: int = -1
 
     @classmethod
-    def spawn(cls, run_dir: Path, world_size: int, environment: dict[str, str]) -> Ranks:
-        """Start `python -m opensloth.training.main RUN_DIR` for each rank; output goes to `trainer.log`."""
+    def spawn(cls, module: str, run_dir: Path, world_size: int, environment: dict[str, str]) -> Ranks:
+        """Start `python -m MODULE RUN_DIR` for each rank; output goes to `trainer.log`."""
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         ranks = cls(heartbeat=write_end)
@@ -37,7 +37,7 @@ class Ranks:
             with (run_dir / "trainer.log").open("ab") as output:
                 for rank in range(world_size):
                     process = subprocess.Popen(
-                        [sys.executable, "-m", "opensloth.training.main", str(run_dir)],
+                        [sys.executable, "-m", module, str(run_dir)],
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -45,6 +45,7 @@ class Ranks:
                         process_group=group,
                         pass_fds=[read_end],
                         env=trainer_environment(
+                            os.environ,
                             RANK=str(rank),
                             LOCAL_RANK=str(rank),
                             WORLD_SIZE=str(world_size),

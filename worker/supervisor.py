@@ -84,7 +84,9 @@ class Supervisor(threading.Thread):
         if self._stop_intent is not None:
             return End("stopped")
         environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
-        self._ranks = ranks = Ranks.spawn(self._run_dir, run.world_size, environment)
+        self._ranks = ranks = Ranks.spawn(
+            self._services.settings.trainer_module, self._run_dir, run.world_size, environment
+        )
         ranks.beat(self._services.settings.lease_s)
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
         while ranks.alive() and self._ours:
@@ -180,13 +182,13 @@ class Supervisor(threading.Thread):
         if pump.failure is not None:
             failure = pump.failure
             tail = self._logs.tail() or failure.get("detail")
-            return End(
-                "failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), log_tail=tail
-            )
+            return End("failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), log_tail=tail)
         if self._stop_intent is not None and all(status in (0, _STOPPED, -15) for status in statuses):
             return End("stopped")
         codes = ", ".join(_exit_name(status) for status in statuses)
-        return End("failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail())
+        return End(
+            "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
+        )
 
     def _lora(self, result: dict[str, object]) -> dict[str, object] | None:
         """The adapter's configuration, for jobs that start from it."""
@@ -215,4 +217,3 @@ def _exit_name(status: int | None) -> str:
     if status is None:
         return "running"
     return f"signal {-status}" if status < 0 else f"exit status {status}"
-

@@ -47,7 +47,8 @@ class KeyService:
         """The caller behind a bearer key; raises NotAuthenticated."""
         if not key:
             raise NotAuthenticated(
-                "no API key was sent", hint="send `Authorization: Bearer KEY`; `opensloth key` shows the key of this machine"
+                "no API key was sent",
+                hint="send `Authorization: Bearer KEY`; `opensloth key` shows the key of this machine",
             )
         with self._db.read() as session:
             row = session.scalar(

@@ -60,9 +60,7 @@ def _cpu_slots(setting: str, host_id: str) -> list[FoundDevice]:
         raise _wrong(f"{setting!r} is not a number of CPU slots; write cpu:N with N from 1 to 512")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     name = platform.processor() or platform.machine()
-    return [
-        FoundDevice(f"{host_id}:cpu{n}", "cpu", n, f"CPU slot ({name})", memory) for n in range(int(count or "1"))
-    ]
+    return [FoundDevice(f"{host_id}:cpu{n}", "cpu", n, f"CPU slot ({name})", memory) for n in range(int(count or "1"))]
 
 
 def _gpus() -> list[FoundDevice]:

@@ -62,7 +62,7 @@ def celery_app(url: str) -> Celery:
 
 
 class Publisher:
-    """A bounded queue and one thread; what does not fit or does not go out is dropped, and readers find it in the database."""
+    """A bounded queue and one thread; what does not go out is dropped, and readers find it in the database."""
 
     def __init__(self, url: str, *, capacity: int = 10_000) -> None:
         self._url = url

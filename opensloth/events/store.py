@@ -13,6 +13,9 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.records import EventView, Record, finite, rfc3339
 from opensloth.events.rows import EventCounterRow, EventRow
 
+AllSeries = list[dict[str, Any]]
+"""`[{"name", "points": [{"step", "value", "time"}]}]`."""
+
 
 class EventStore:
     """Appends events inside the caller's transaction and reads them back."""
@@ -65,7 +68,7 @@ class EventStore:
 
     def metrics(
         self, job_id: str, resumed: Mapping[int, int], names: Sequence[str] = (), max_points: int | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> AllSeries:
         """The series `[{"name", "points": [{"step", "value", "time"}]}]` of one uninterrupted run.
 
         `resumed` gives the step from which each attempt went on: points that an earlier attempt made beyond it are

@@ -61,7 +61,9 @@ class AttemptService:
         """Claim the placements of this host that nobody supervises yet."""
         with self._db.read() as session:
             waiting = session.scalar(
-                select(JobRow.id).where(JobRow.state.in_(_LIVE), JobRow.host_id == host_id, JobRow.taken_up.is_(False)).limit(1)
+                select(JobRow.id)
+                .where(JobRow.state.in_(_LIVE), JobRow.host_id == host_id, JobRow.taken_up.is_(False))
+                .limit(1)
             )
         if waiting is None:
             return []
@@ -126,10 +128,10 @@ class AttemptService:
         with self._db.read() as session:
             rows = session.execute(
                 select(JobRow.id, JobRow.stop_intent).where(
-                    JobRow.state == State.STOPPING.value, JobRow.host_id == host_id, JobRow.stop_intent.is_not(None)
+                    JobRow.state == State.STOPPING.value, JobRow.host_id == host_id
                 )
             )
-            return {job_id: StopIntent(intent) for job_id, intent in rows}
+            return {job_id: StopIntent(intent) for job_id, intent in rows if intent}
 
     def ask_stop(self, job_id: str, attempt: int, intent: StopIntent, message: str) -> None:
         """Begin a stop that the worker itself wants (drain, time limit)."""
@@ -274,4 +276,3 @@ class AttemptService:
 
 def _error(why: Reason, end: End, text: str) -> dict[str, Any]:
     return {"code": why.code, "message": text, "hint": end.hint or why.hint, "log_tail": end.log_tail}
-

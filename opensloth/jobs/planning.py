@@ -32,9 +32,9 @@ def plan_round(database: Database, events: EventStore, publisher: Publisher, set
 
 def _queue(session: Session) -> list[QueuedJob]:
     rows = session.execute(
-        select(JobRow.id, JobRow.owner, JobRow.priority, JobRow.queued_at, JobRow.device_count, JobRow.not_before).where(
-            JobRow.state == State.QUEUED.value
-        )
+        select(
+            JobRow.id, JobRow.owner, JobRow.priority, JobRow.queued_at, JobRow.device_count, JobRow.not_before
+        ).where(JobRow.state == State.QUEUED.value)
     )
     return [QueuedJob(id, owner, rank, at or 0.0, count, later) for id, owner, rank, at, count, later in rows]
 

@@ -1,4 +1,4 @@
-"""What a trainer's records change on its job: phase, counts, progress, metrics, checkpoints; all of them become events."""
+"""What a trainer's records change on its job: phase, counts, progress, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ class RecordSink:
             .where(AttemptRow.job_id == row.id, AttemptRow.attempt == row.attempt)
             .values(resumed_step=resumed)
         )
-        session.execute(
-            update(JobRow).where(JobRow.id == row.id).values(started_at=row.started_at or now)
-        )
+        session.execute(update(JobRow).where(JobRow.id == row.id).values(started_at=row.started_at or now))
         message = f"training goes on from step {resumed}" if resumed else "the first step is done"
         transition(session, self._events, row.id, State.RUNNING, sources=[State.STARTING], message=message)
 
@@ -88,7 +86,7 @@ def as_record(record: dict[str, Any]) -> Record:
     time = record.get("time")
     return Record(
         type=str(record.get("type", "log")),
-        level=level if level in _LEVELS else "info",  # type: ignore[arg-type]
+        level=level if level in _LEVELS else "info",
         message=str(record.get("message") or record.get("type", "")),
         data=record.get("data") or {},
         time=float(time) if isinstance(time, int | float) else None,

