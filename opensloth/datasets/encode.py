@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from opensloth.datasets.masks import Message, Span, assistant_spans, common_prefix
@@ -195,7 +196,7 @@ def _tokenize_by_segment(rendered: Rendered, tokenizer: Any) -> Encoded:
     ids: list[int] = []
     labels: list[int] = []
     borders = [0, *(border for span in rendered.spans for border in span), len(rendered.text)]
-    for i, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
+    for i, (start, end) in enumerate(pairwise(borders)):
         part = tokenizer(rendered.text[start:end], add_special_tokens=rendered.special and i == 0)["input_ids"]
         ids += part
         labels += part if i % 2 else [IGNORE] * len(part)

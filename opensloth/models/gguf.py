@@ -26,6 +26,8 @@ def convert_gguf(source: Path, target: Path) -> None:
     try:
         _write_checkpoint(source, aside)
         aside.chmod(0o755)
+        for file in aside.iterdir():
+            file.chmod(0o644)  # safetensors writes its files for the owner alone
         os.rename(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -44,6 +46,7 @@ def _write_checkpoint(source: Path, folder: Path) -> None:
     tokenizer.eos_token = end
     # A pad token of its own would need a row of the embedding; loss and attention mask it out anyway.
     tokenizer.pad_token = end
+    tokenizer.clean_up_tokenization_spaces = False  # it is meant for WordPiece and would eat spaces of others
     config.eos_token_id = config.pad_token_id = tokenizer.convert_tokens_to_ids(end)
     config.bos_token_id = tokenizer.bos_token_id
 

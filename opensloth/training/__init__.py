@@ -1,0 +1,1 @@
+"""One training run: what a trainer process does between its run specification and its result."""

@@ -1,0 +1,92 @@
+"""Exceptions to failures: a code that the service knows, a sentence, and what to do next. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from opensloth.errors import InvalidDataset, InvalidInput, OpenSlothError
+
+DETAIL_LINES = 30
+MARKER = "failed"
+
+HINTS = {
+    "cuda_oom": "lower per_device_train_batch_size (raise gradient_accumulation_steps instead) or max_seq_length, "
+    "or set load_in_4bit",
+    "cpu_oom": "lower per_device_train_batch_size or max_seq_length, or take a smaller model",
+    "nan_loss": "lower learning_rate, raise warmup_steps, or look for broken rows in the data",
+    "dataset_error": "correct the dataset and submit again",
+    "model_not_found": "check model_name; `opensloth models list` shows what is registered",
+    "model_error": "the model must be a causal language model in safetensors that runs without code of its own",
+    "invalid_arguments": "correct what the message names",
+    "checkpoint_error": "submit again to train from the beginning",
+    "storage_error": "check the storage's free space and that it is mounted",
+    "internal_error": "the last lines of the log say where",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed; `detail` is the end of the traceback."""
+
+    code: str
+    message: str
+    hint: str
+    detail: str
+
+
+def describe(error: BaseException, phase: str) -> Failure:
+    """The failure that `error` means in `phase` (loading_model, preparing_data, training, saving)."""
+    code = _code(error, phase)
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    hint = (error.hint if isinstance(error, OpenSlothError) else None) or HINTS[code]
+    text = str(error).strip().splitlines()
+    message = text[0] if text else type(error).__name__
+    return Failure(code, message[:500], hint, "\n".join(lines[-DETAIL_LINES:]))
+
+
+def _code(error: BaseException, phase: str) -> str:
+    text = str(error)
+    names = {base.__name__ for base in type(error).__mro__}
+    if isinstance(error, InvalidDataset):
+        return "dataset_error"
+    if isinstance(error, InvalidInput) or "training arguments" in getattr(error, "__notes__", ()):
+        return "invalid_arguments"
+    if "NonFiniteTraining" in names:
+        return "nan_loss"
+    if "OutOfMemoryError" in names or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+        return "cuda_oom"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "cpu_oom"
+    if "StorageCorrupt" in names or "CheckpointUnusable" in names:
+        return "checkpoint_error"
+    if phase == "loading_model":
+        return _loading_code(error, names)
+    if phase == "preparing_data" and isinstance(error, OSError | UnicodeDecodeError):
+        return "dataset_error"
+    if isinstance(error, OSError) and (phase == "saving" or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+        return "storage_error"
+    return "internal_error"
+
+
+def _loading_code(error: BaseException, names: set[str]) -> str:
+    missing = {"RepositoryNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError", "HFValidationError"}
+    if names & missing or isinstance(error, FileNotFoundError):
+        return "model_not_found"
+    if isinstance(error, OSError):
+        return "model_not_found" if "is not a local folder" in str(error) else "model_error"
+    if isinstance(error, ValueError) and "Target modules" in str(error):
+        return "invalid_arguments"
+    return "model_error" if isinstance(error, ValueError | KeyError | ImportError) else "internal_error"
+
+
+def first_to_fail(run_dir: Path) -> bool:
+    """Whether this rank is the first of its job to fail: what follows on the others is no cause."""
+    try:
+        os.close(os.open(run_dir / MARKER, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True

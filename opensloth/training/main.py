@@ -1,0 +1,207 @@
+"""One rank of a training job: `python -m opensloth.training.main RUN_DIR`.
+
+RUN_DIR holds `run.json` (see run_spec.py); records go to `events.jsonl` there, checkpoints and the result to the
+storage. Ends with 0 when the result is written, 10 when it was stopped, 20 when it failed (the reason is in the
+records) and 75 when its worker is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opensloth.training.stop import EXIT_STOPPED, Stop
+from opensloth.training.watchdog import start_watchdog
+
+if TYPE_CHECKING:
+    from opensloth.init_modules import Rank
+    from opensloth.training.callbacks import RunCallback
+    from opensloth.training.records import Records
+    from opensloth.training.run_spec import RunSpec
+
+EXIT_DONE = 0
+EXIT_FAILED = 20
+
+
+def main() -> NoReturn:
+    """The command."""
+    stop = Stop()
+    stop.install()
+    start_watchdog()
+    leave(run(Path(sys.argv[1]), stop))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without waiting for the threads of libraries."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(run_dir: Path, stop: Stop) -> int:
+    """Trains what `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
+    from opensloth.init_modules import rank_from_environment
+    from opensloth.training.failures import describe, first_to_fail
+    from opensloth.training.records import Records
+    from opensloth.training.run_spec import EVENTS_NAME, read_spec
+
+    rank = rank_from_environment()
+    records = Records(run_dir / EVENTS_NAME, only_failures=not rank.is_main)
+    try:
+        spec = read_spec(run_dir)
+        stop.before_leaving = lambda: _say_stopped(records, spec.resumed_step, spec)
+        if stop.requested:
+            stop.leave()
+        return _train(spec, rank, records, stop)
+    except Exception as error:
+        logging.getLogger(__name__).exception("the run failed")
+        if first_to_fail(run_dir):
+            failure = describe(error, records.current_phase)
+            records.write(
+                "failure",
+                failure.message,
+                level="error",
+                code=failure.code,
+                message=failure.message,
+                hint=failure.hint,
+                detail=failure.detail,
+            )
+        return EXIT_FAILED
+
+
+def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
+    _quiet_libraries(spec, records)
+    records.phase("loading_model", f"loading {spec.base_name}")
+    from opensloth.init_modules import init_process_group, load_resolved, resolve_here
+
+    store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
+    config, arguments = _local_config(spec), _local_arguments(spec)
+    resolved = resolve_here(config, arguments, has_eval_dataset=spec.eval_dataset is not None)
+    model, tokenizer = load_resolved(resolved)
+
+    records.phase("preparing_data", "preparing the data")
+    from opensloth.trainer_factory import create_trainer_by_type
+
+    trainer = create_trainer_by_type(model, tokenizer, _datasets(spec), config, arguments)
+    for counts in trainer.data_counts:
+        records.write("data", counts.sentence(), **counts.to_dict())
+
+    from opensloth.storage import Storage
+    from opensloth.training.callbacks import RunCallback
+    from opensloth.training.checkpoints import Progress, read_progress, trainer_state
+
+    storage = Storage(spec.storage_url)
+    resume = _fetch_checkpoint(spec, storage, records, rank, store)
+    progress = read_progress(resume) if resume else Progress()
+    callback = RunCallback(trainer, spec, storage, records, stop, progress)
+    trainer.add_callback(callback)
+
+    stop.agree_to_train(store, rank.index, rank.count)
+    records.phase("training", "training")
+    state = trainer_state(resume) if resume else None
+    if state is not None and state["global_step"] >= state["max_steps"]:
+        trainer._load_from_checkpoint(str(resume))  # killed between its last checkpoint and its result
+        step, complete = state["global_step"], True
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        step, complete = trainer.state.global_step, trainer.state.global_step >= trainer.state.max_steps
+    if not complete:
+        _say_stopped(records, step, spec)
+        return EXIT_STOPPED
+
+    records.phase("saving", "saving the result")
+    if rank.is_main:
+        _save(trainer, tokenizer, spec, storage, records, callback)
+    return EXIT_DONE
+
+
+def _save(trainer: Any, tokenizer: Any, spec: RunSpec, storage: Any, records: Records, callback: RunCallback) -> None:
+    from opensloth.training.results import is_adapter, save_result
+
+    metrics = {**callback.latest, "tokens": callback.progress.tokens, "samples": callback.progress.samples}
+    files = save_result(trainer, tokenizer, spec, storage, metrics)
+    records.write(
+        "result",
+        f"{len(files)} files",
+        key=spec.artifact_key,
+        artifacts=[{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files],
+        metrics=metrics,
+        base=spec.base_name,
+        adapter=is_adapter(trainer.accelerator.unwrap_model(trainer.model)),
+    )
+
+
+def _say_stopped(records: Records, step: int, spec: RunSpec) -> None:
+    records.write("stopped", f"stopped after step {step}", step=step, complete=False)
+
+
+def _quiet_libraries(spec: RunSpec, records: Records) -> None:
+    """What libraries say goes to the log, without progress bars; our own warnings to the job's events as well."""
+    if os.path.isdir(spec.model):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    level = spec.opensloth_config.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+
+    class ToRecords(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.log(record.getMessage(), level="warning")
+
+    forward = ToRecords(logging.WARNING)
+    forward.addFilter(lambda record: record.levelno == logging.WARNING)
+    logging.getLogger("opensloth").addHandler(forward)
+
+
+def _local_config(spec: RunSpec) -> Any:
+    """The job's config with this host's paths."""
+    config = spec.opensloth_config.model_copy(deep=True)
+    config.fast_model_args.model_name = spec.model
+    if spec.base_revision and not os.path.isdir(spec.model):
+        config.fast_model_args.revision = spec.base_revision  # type: ignore[attr-defined]
+    config.pretrained_lora = spec.adapter
+    config.engine = spec.engine
+    return config
+
+
+def _local_arguments(spec: RunSpec) -> Any:
+    """The job's arguments as this process needs them: a scratch folder, and checkpoints that can be resumed."""
+    arguments = spec.training_args.model_copy(deep=True)
+    arguments.output_dir = str(Path(spec.run_dir) / "output")
+    arguments.report_to = "none"
+    arguments.use_cpu = spec.device == "cpu"
+    arguments.save_strategy = arguments.save_strategy or "no"
+    arguments.save_only_model = False
+    arguments.resume_from_checkpoint = None
+    arguments.disable_tqdm = True  # type: ignore[attr-defined]
+    arguments.push_to_hub = False  # type: ignore[attr-defined]
+    return arguments
+
+
+def _datasets(spec: RunSpec) -> dict[str, Any]:
+    from opensloth.datasets.readers import iter_rows
+
+    references = {"train": spec.dataset, "eval": spec.eval_dataset}
+    return {split: iter_rows(Path(ref.path), ref.container) for split, ref in references.items() if ref is not None}
+
+
+def _fetch_checkpoint(spec: RunSpec, storage: Any, records: Records, rank: Rank, store: Any) -> Path | None:
+    """Rank 0 copies and verifies the checkpoint to resume from; the others read the same copy."""
+    from opensloth.training.checkpoints import fetch_newest
+
+    if rank.is_main:
+        local = fetch_newest(spec, storage, records)
+        if store is not None:
+            store.set("resume", str(local or ""))
+        return local
+    path = store.get("resume").decode()
+    return Path(path) if path else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Direct preference optimization by TRL's DPOTrainer, on pairs that are tokenized and cut here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+from trl import DPOConfig, DPOTrainer
+
+from opensloth.datasets.prepare import Prepared, prepare_dpo, split_rows
+from opensloth.init_modules import load_base_model
+from opensloth.resolve import Resolved
+from opensloth.training.methods.arguments import build_arguments
+from opensloth.training.rank_trainer import RankTrainer
+
+
+class OpenSlothDPOTrainer(RankTrainer, DPOTrainer):
+    """TRL's DPO with the steps of a rank; the loss is the mean over all pairs of the global batch."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Pairs come tokenized; TRL would do it again, without `max_prompt_length`."""
+        return dataset
+
+
+def create_dpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) -> OpenSlothDPOTrainer:
+    """A trainer over raw pairs; the reference is the base, or the adapter that training goes on from."""
+    config = resolved.opensloth_config
+    dpo = config.dpo_args
+    assert dpo is not None
+    train_rows, eval_rows = split_rows(dataset)
+
+    def prepare(rows: Any, split: str) -> Prepared:
+        return prepare_dpo(
+            rows,
+            tokenizer,
+            max_length=dpo.max_length,
+            max_prompt_length=dpo.max_prompt_length,
+            filter_overlength=config.filter_overlength_samples,
+            split=split,
+        )
+
+    arguments = build_arguments(DPOConfig, resolved, **dpo.model_dump(exclude={"max_prompt_length"}, exclude_none=True))
+    train = prepare(train_rows, "train")
+    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
+    trainer = OpenSlothDPOTrainer(
+        model=model,
+        ref_model=None if isinstance(model, peft.PeftModel) else load_base_model(resolved),
+        args=arguments,
+        train_dataset=train.dataset,
+        eval_dataset=evaluation.dataset if evaluation else None,
+        processing_class=tokenizer,
+    )
+    if isinstance(model, peft.PeftModel) and _is_fresh(model):
+        model.delete_adapter("ref")  # it equals the base, which is there for nothing when adapters are off
+    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    return trainer
+
+
+def _is_fresh(model: peft.PeftModel) -> bool:
+    """Whether the adapter changes nothing yet: all its B matrices are zero."""
+    weights = [p for name, p in model.named_parameters() if ".default" in name and "lora_B" in name]
+    return bool(weights) and not any(weight.detach().any() for weight in weights)

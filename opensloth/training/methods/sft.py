@@ -1,0 +1,62 @@
+"""Supervised fine-tuning by TRL's SFTTrainer, on rows that are tokenized, masked and packed here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from opensloth.datasets.collate import PackedCollator
+from opensloth.datasets.prepare import Prepared, prepare_sft, split_rows
+from opensloth.resolve import Resolved
+from opensloth.training.methods.arguments import build_arguments
+from opensloth.training.packing_check import keeps_samples_apart
+from opensloth.training.rank_trainer import RankTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class OpenSlothSFTTrainer(RankTrainer, SFTTrainer):
+    """TRL's SFT with the steps of a rank; the loss is the mean over all trained tokens of the global batch."""
+
+
+def create_sft_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) -> OpenSlothSFTTrainer:
+    """A trainer over raw rows; `data_counts` on it says what became of them."""
+    config = resolved.opensloth_config
+    packing = config.sequence_packing
+    if packing and not keeps_samples_apart(model):
+        logger.warning("this model mixes packed samples; its rows are not packed")
+        packing = False
+    train_rows, eval_rows = split_rows(dataset)
+
+    def prepare(rows: Any, split: str) -> Prepared:
+        return prepare_sft(
+            rows,
+            tokenizer,
+            max_length=config.fast_model_args.max_seq_length,
+            loss_on=config.loss_on,
+            filter_overlength=config.filter_overlength_samples,
+            packing=packing,
+            split=split,
+        )
+
+    arguments = build_arguments(
+        SFTConfig,
+        resolved,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    train = prepare(train_rows, "train")
+    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
+    trainer = OpenSlothSFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train.dataset,
+        eval_dataset=evaluation.dataset if evaluation else None,
+        processing_class=tokenizer,
+        data_collator=PackedCollator(tokenizer.pad_token_id) if packing else None,
+    )
+    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    return trainer

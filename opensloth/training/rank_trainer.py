@@ -1,0 +1,147 @@
+"""What every trainer of ours does beside TRL's: steps in which all ranks agree, and resume with every adapter."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from opensloth.datasets.prepare import DataCounts
+from opensloth.training.gradient_sync import any_rank, average_gradients, sum_over_ranks
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+class NonFiniteTraining(Exception):
+    """The loss or the gradient became NaN or infinite."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float) -> None:
+        self.step, self.loss, self.grad_norm = step, loss, grad_norm
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        super().__init__(f"{what} is not finite at step {step} (loss {loss}, gradient norm {grad_norm})")
+
+
+class EvaluationStopped(Exception):
+    """All ranks left an evaluation because a stop was asked for."""
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """One optimizer step over all ranks; `stop` and `save` are what some rank asked for."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    samples: int = 0
+    stop: bool = False
+    save: bool = False
+
+
+@dataclass
+class Signals:
+    """What the process around the trainer may ask for between steps."""
+
+    stop: Callable[[], bool] = lambda: False
+    save: Callable[[], bool] = lambda: False
+
+
+class RankTrainer(Trainer):
+    """A mixin before a TRL trainer: gradients averaged once a step, NaN found before the weights change.
+
+    `totals` is the last step over all ranks. Raises NonFiniteTraining on all ranks together.
+    """
+
+    signals = Signals()
+    totals = StepTotals()
+    data_counts: list[DataCounts]
+    _loss: torch.Tensor | float = 0.0
+    _tokens: torch.Tensor | int = 0
+    _samples: torch.Tensor | int = 0
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there are other ranks."""
+        return bool(self.accelerator.num_processes > 1)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass; DDP does not reduce, `_get_grad_norm` does."""
+        alone = self.accelerator.no_sync(model) if self.distributed else contextlib.nullcontext()
+        with alone:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._loss = self._loss + loss.detach()
+        return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        inputs = super()._prepare_inputs(inputs)
+        tokens, samples = inputs.pop("num_tokens", None), inputs.pop("num_samples", None)
+        if self.model.training:
+            if tokens is None:
+                tokens = inputs["attention_mask"]
+                pairs = 2 if "completion_mask" in inputs and "labels" not in inputs else 1
+                samples = len(inputs["input_ids"]) // pairs
+            self._tokens = self._tokens + tokens.sum()
+            self._samples = self._samples + (samples.sum() if torch.is_tensor(samples) else samples)
+        return inputs
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.distributed:
+            average_gradients(model.parameters())
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self.distributed:  # nothing is clipped, so nothing was averaged
+            average_gradients(model.parameters())
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._finish_step(grad_norm)
+        return grad_norm
+
+    def _finish_step(self, grad_norm: Any) -> None:
+        """Adds the step up over all ranks, in one exchange and one read from the device."""
+        signals = self.signals
+        numbers = [self._loss, self._tokens, self._samples, float(signals.stop()), float(signals.save())]
+        device = self.args.device
+        values = torch.stack([torch.as_tensor(n, dtype=torch.float32, device=device).detach() for n in numbers])
+        if self.distributed:
+            values = sum_over_ranks(values)
+        loss, tokens, samples, stop, save, norm = torch.cat(
+            [values, torch.as_tensor(grad_norm, dtype=torch.float32, device=device).detach().reshape(1)]
+        ).tolist()
+        loss /= self.accelerator.num_processes
+        self._loss, self._tokens, self._samples = 0.0, 0, 0
+        self.totals = StepTotals(loss, round(tokens), round(samples), bool(stop), bool(save))
+        # With a scaler (fp16) an infinite gradient is usual: the step is skipped and the scale lowered.
+        scaled = self.accelerator.scaler is not None
+        if not math.isfinite(loss) or not (math.isfinite(norm) or scaled):
+            raise NonFiniteTraining(self.state.global_step + 1, loss, norm)
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """One batch of an evaluation, which may be long: a stop ends it on all ranks."""
+        if self.is_in_train and any_rank(self.signals.stop(), self.args.device):
+            raise EvaluationStopped
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except EvaluationStopped:
+            self.model.train()
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        return bool(metrics) and bool(super()._determine_best_metric(metrics, trial))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads every adapter: beside sub-folders, transformers leaves the one at the root out, which is trained."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        model = model or self.model
+        subfolders = [entry for entry in os.scandir(resume_from_checkpoint) if entry.is_dir()]
+        if hasattr(model, "load_adapter") and any(os.path.exists(f"{sub.path}/{ADAPTER_FILE}") for sub in subfolders):
+            active = model.active_adapters[0]
+            model.load_adapter(resume_from_checkpoint, active, is_trainable=True)
+            model.set_adapter(active)

@@ -1,0 +1,48 @@
+"""The records that a run leaves in `events.jsonl`, one JSON object a line, for the worker to read as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Records:
+    """Appends records; each is one write, so that a reader and a signal handler never meet half a line.
+
+    Rank 0 writes; another rank only its failure.
+    """
+
+    def __init__(self, path: Path, *, only_failures: bool = False) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._only_failures = only_failures
+        self.current_phase = "loading_model"
+
+    def write(self, kind: str, message: str, /, *, level: str = "info", **data: Any) -> None:
+        """One record of type `kind`; numbers that JSON does not know (NaN, infinity) become null."""
+        if self._only_failures and kind != "failure":
+            return
+        record = {"time": time.time(), "type": kind, "level": level, "message": message, "data": _plain(data)}
+        os.write(self._file, json.dumps(record, allow_nan=False).encode() + b"\n")
+
+    def phase(self, phase: str, message: str) -> None:
+        """What the run does next: loading_model, preparing_data, training or saving."""
+        self.current_phase = phase
+        self.write("phase", message, phase=phase)
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Anything worth saying to the job's owner."""
+        self.write("log", message, level=level)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

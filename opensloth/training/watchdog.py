@@ -1,0 +1,52 @@
+"""Ends this process when its worker is gone or has lost its lease, whatever the main thread is doing."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+
+FD_VARIABLE = "OPENSLOTH_HEARTBEAT_FD"
+EXIT_CODE = 75
+MARGIN_S = 5.0
+
+
+def start_watchdog() -> threading.Thread | None:
+    """Watches the pipe whose descriptor OPENSLOTH_HEARTBEAT_FD names; None (run by hand) watches nothing.
+
+    Each line in the pipe is the seconds that are left of the worker's lease. When the pipe ends, or no line has come
+    until 5 seconds (at most a third of the lease) before the lease ends, the process leaves at once.
+    """
+    number = os.environ.pop(FD_VARIABLE, None)
+    if number is None:
+        return None
+    descriptor = int(number)
+    os.set_inheritable(descriptor, False)
+    thread = threading.Thread(target=_watch, args=(descriptor,), name="watchdog", daemon=True)
+    thread.start()
+    return thread
+
+
+def _watch(descriptor: int) -> None:
+    deadline: float | None = None
+    rest = b""
+    while True:
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([descriptor], [], [], wait)[0]:
+            _leave("the worker has not renewed its lease")
+        received = time.monotonic()
+        chunk = os.read(descriptor, 4096)
+        if not chunk:
+            _leave("the worker is gone")
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            left = float(lines[-1])
+            deadline = received + left - min(MARGIN_S, left / 3)
+
+
+def _leave(why: str) -> None:
+    # os.write and os._exit need no lock that the main thread may hold.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"watchdog: {why}, leaving\n".encode())
+    os._exit(EXIT_CODE)
