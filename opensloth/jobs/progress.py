@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.database import db_now
@@ -77,6 +77,8 @@ class RecordSink:
                 created_at=session.scalar(select(db_now())) or 0.0,
             )
         )
+        for key in data.get("removed") or []:
+            session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == row.id, CheckpointRow.key == str(key)))
         session.flush()
 
 

@@ -20,21 +20,39 @@ class Reason:
 
 
 _ALL = [
-    Reason("cuda_oom", "the GPU ran out of memory", "lower per_device_train_batch_size or max_seq_length, or load in 4-bit"),
+    Reason(
+        "cuda_oom", "the GPU ran out of memory", "lower per_device_train_batch_size or max_seq_length, or load in 4-bit"
+    ),
     Reason("cpu_oom", "the host ran out of memory", "lower per_device_train_batch_size or max_seq_length"),
     Reason("nan_loss", "the loss or its gradient became NaN or infinite", "lower learning_rate and look at the data"),
     Reason("dataset_error", "the dataset cannot be trained on", "correct the dataset and submit again"),
     Reason("model_not_found", "the model cannot be found", "`opensloth models list` shows what is registered"),
     Reason("model_error", "the model cannot be loaded", "check that it is a causal language model in safetensors"),
     Reason("invalid_arguments", "the training arguments are not accepted", "correct what the message names"),
-    Reason("checkpoint_error", "a checkpoint cannot be read", "submit again to start from the beginning", retryable=True),
+    Reason(
+        "checkpoint_error", "a checkpoint cannot be read", "submit again to start from the beginning", retryable=True
+    ),
     Reason("storage_error", "the storage cannot be read or written", "check its space and its mount", retryable=True),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),
     Reason("trainer_killed", "the trainer process was killed", "look at the host's memory and its log", retryable=True),
     Reason("worker_killed", "the job took its worker down", "look at the host's log", retryable=True),
-    Reason("host_lost", "the host stopped answering", "the job goes on elsewhere or when it is back", retryable=True, charged=False),
-    Reason("not_taken_up", "the host did not start the job in time", "it is placed again", retryable=True, charged=False),
-    Reason("preempted", "a job of a higher priority needed the devices", "it resumes by itself", retryable=True, charged=False),
+    Reason(
+        "host_lost",
+        "the host stopped answering",
+        "the job goes on elsewhere or when it is back",
+        retryable=True,
+        charged=False,
+    ),
+    Reason(
+        "not_taken_up", "the host did not start the job in time", "it is placed again", retryable=True, charged=False
+    ),
+    Reason(
+        "preempted",
+        "a job of a higher priority needed the devices",
+        "it resumes by itself",
+        retryable=True,
+        charged=False,
+    ),
     Reason("drained", "the host was stopped", "it resumes by itself", retryable=True, charged=False),
     Reason("stalled", "the training made no progress", "the stacks on the job say where it stood", retryable=True),
     Reason("time_limit", "the time limit was reached", "raise time_limit; the checkpoints are kept"),

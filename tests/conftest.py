@@ -1,0 +1,76 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from migrations.__main__ import upgrade
+from opensloth.services import Services
+from opensloth.settings import Settings
+from tests.support import servers
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the developer's own home."""
+    monkeypatch.setenv("OPENSLOTH_HOME", str(tmp_path / "home"))
+    for name in ("OPENSLOTH_API_KEY", "OPENSLOTH_BASE_URL", "OPENSLOTH_DATABASE_URL", "OPENSLOTH_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A real Valkey."""
+    with servers.valkey() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A real PostgreSQL."""
+    with servers.postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of each kind."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'opensloth.db'}"
+        upgrade(url)
+        yield url
+    else:
+        with servers.fresh_postgres_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+
+
+@pytest.fixture
+def settings(database_url: str, valkey_url: str, tmp_path: Path) -> Settings:
+    """Settings with short leases over real servers."""
+    return Settings(
+        home=tmp_path / "home",
+        database_url=database_url,
+        redis_url=valkey_url,
+        storage_url=str(tmp_path / "storage"),
+        host_id="box",
+        devices="cpu:2",
+        lease_s=2.0,
+        lease_renew_s=0.4,
+        heartbeat_s=0.3,
+        poll_s=0.3,
+        host_timeout_s=3.0,
+        stop_grace_s=5.0,
+        retry_backoff_s=0.1,
+        trainer_module="tests.support.fake_trainer",
+    )
+
+
+@pytest.fixture
+def services(settings: Settings) -> Iterator[Services]:
+    """The services over those settings."""
+    made = Services.make(settings)
+    yield made
+    made.database.engine.dispose()

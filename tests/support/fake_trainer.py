@@ -1,0 +1,94 @@
+"""A trainer without a model: the real protocol, at any speed, with the faults that the job's name asks for.
+
+The name is words like `steps=20 step_s=0.05 save=5 kill@7 nan@3 deaf`: `kill@7` kills itself after step 7 in the first
+attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from opensloth.storage import Storage
+from opensloth.training.records import Records
+from opensloth.training.run_spec import EVENTS_NAME, RunSpec, checkpoint_name, read_spec
+from opensloth.training.watchdog import start_watchdog
+
+EXIT_STOPPED, EXIT_FAILED = 10, 20
+
+
+class Behaviour:
+    """What the words of a job's name ask for."""
+
+    def __init__(self, name: str) -> None:
+        self.words = dict(word.partition("=")[::2] for word in name.split())
+        self.steps = int(self.words.get("steps") or 5)
+        self.step_s = float(self.words.get("step_s") or 0.02)
+        self.save = int(self.words.get("save") or 0)
+
+    def at(self, word: str, step: int) -> bool:
+        return f"{word}@{step}" in self.words
+
+
+def main() -> None:
+    start_watchdog()
+    run = read_spec(Path(sys.argv[1]))
+    behaviour = Behaviour(run.job_name)
+    stop: list[int] = []
+    if "deaf" in behaviour.words:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    if int(os.environ["RANK"]) != 0:
+        time.sleep(behaviour.steps * behaviour.step_s)
+        sys.exit(0)
+    train(run, behaviour, stop)
+
+
+def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
+    records = Records(Path(run.run_dir) / EVENTS_NAME)
+    storage = Storage(run.storage_url)
+    records.phase("training", "training")
+    first = run.resumed_step + 1
+    for step in range(first, behaviour.steps + 1):
+        time.sleep(behaviour.step_s)
+        if step == first:
+            records.write("started", "started", step=step, max_steps=behaviour.steps, resumed_step=run.resumed_step)
+        metrics = {"loss": 1.0 / step, "step_time_s": behaviour.step_s}
+        records.write(
+            "metrics", f"step {step}", step=step, max_steps=behaviour.steps, epoch=1.0, tokens=step * 10, metrics=metrics
+        )
+        if behaviour.at("nan", step):
+            records.write("failure", "failure", code="nan_loss", message="the loss became NaN", hint=None, detail=None)
+            sys.exit(EXIT_FAILED)
+        if (behaviour.at("kill", step) and run.attempt == 1) or behaviour.at("kill_always", step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if stop and step < behaviour.steps:
+            checkpoint(run, storage, records, step)
+            records.write("stopped", "stopped", step=step, complete=False)
+            sys.exit(EXIT_STOPPED)
+        if behaviour.save and step % behaviour.save == 0:
+            checkpoint(run, storage, records, step)
+    folder = Path(run.run_dir) / "result"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}')
+    files = storage.put_tree(folder, run.artifact_key, move=True)
+    artifacts = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
+    records.write("result", "done", key=run.artifact_key, artifacts=artifacts, base=run.base_name, metrics={})
+
+
+def checkpoint(run: RunSpec, storage: Storage, records: Records, step: int) -> None:
+    folder = Path(run.run_dir) / checkpoint_name(step)
+    folder.mkdir()
+    (folder / "state").write_text(str(step))
+    key = f"{run.checkpoint_key}/{checkpoint_name(step)}"
+    files = storage.put_tree(folder, key, move=True)
+    size = sum(file.bytes for file in files)
+    records.write("checkpoint", f"checkpoint {step}", step=step, key=key, bytes=size, save_s=0.01, metrics={})
+
+
+if __name__ == "__main__":
+    main()

