@@ -60,13 +60,19 @@ def download(
     """Writes what the server has at `path` to `target`, at once and only if it is whole.
 
     A part that an earlier call left (`<target>.part`) is continued if the server can; a broken connection is too.
-    Raises TransferCorrupt if the content is not what `sha256` says, ClientError otherwise.
+    With `sha256` a target that is there already is not fetched. Raises TransferCorrupt if the content is not what
+    `sha256` says, ClientError otherwise.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if sha256 is not None and target.is_file() and sha256_of(target) == sha256:
+        return target
     part = target.with_name(f"{target.name}.part")
     if sha256 is None:
         part.unlink(missing_ok=True)
+    whole = sha256 is not None and part.exists() and sha256_of(part) == sha256
     for attempt in range(1, RESUMES + 1):
+        if whole:
+            break
         try:
             _fetch(transport, path, part, progress)
             break
@@ -93,7 +99,7 @@ def _fetch(transport: Transport, path: str, part: Path, progress: ProgressCallba
         done = have if continued else 0
         total = done + int(response.headers.get("Content-Length", 0))
         with part.open("ab" if continued else "wb") as file:
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 if progress is not None:

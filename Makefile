@@ -1,0 +1,62 @@
+# The daily commands. `make` alone lists them.
+# PYTHON=... chooses the interpreter of a new .venv; TESTS=... and ARGS=... choose tests and pytest's options.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-all check format bench gpu-test lock clean
+
+PYTHON ?= python3
+PY := .venv/bin/python
+TESTS ?= tests
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/installed ## .venv with every package of requirements.lock, torch and this project
+
+# The stamp is the last thing that the script writes; with nothing changed, make does nothing and says nothing.
+.venv/installed: requirements.lock pyproject.toml scripts/install.py
+	@"$(PYTHON)" scripts/install.py
+
+demo: .venv/installed ## fine-tune a small model with SFT and DPO through the service, in a few minutes
+	@$(PY) examples/demo.py
+
+test: check ## what must pass before a commit: `make check` and the quick tests
+	@$(PY) -m pytest -m "not slow and not gpu" $(TESTS) $(ARGS)
+
+test-all: check ## every test that needs no GPU
+	@$(PY) -m pytest -m "not gpu" $(TESTS) $(ARGS)
+
+check: .venv/installed ## lint, format, types and the direction of imports
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
+	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/lint-imports --no-timing 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}
+
+format: .venv/installed ## put the code into shape
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+bench: .venv/installed ## measure what the README and docs claim
+	@$(PY) -m benchmarks $(ARGS)
+
+# A GPU machine brings its own torch: `make gpu-test PY=python3` runs there without a .venv.
+gpu-test: ## the tests that need a CUDA GPU
+	@$(PY) -m pytest -m gpu tests/gpu $(ARGS)
+
+# torch and what its CUDA build brings are left out: which build is right depends on the machine (scripts/install.py).
+NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+lock: .venv/installed ## write requirements.lock anew from pyproject.toml
+	@{ echo '# Every version that OpenSloth is tested with; made by `make lock`. torch is installed apart from it (see the Makefile).'; \
+	  .venv/bin/uv pip compile --quiet --no-header pyproject.toml --extra api --extra worker --extra train --group dev \
+	    --universal --generate-hashes --no-annotate $(NOT_LOCKED:%=--no-emit-package %); } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean: ## remove .venv, caches and what the demo left in the tree
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist unsloth_compiled_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
