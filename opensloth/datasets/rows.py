@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Index
+from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opensloth.database import Base
@@ -21,7 +21,7 @@ class FileRow(Base):
     filename: Mapped[str]
     """As the client called it, without folders; never part of a path here."""
     purpose: Mapped[str]
-    bytes: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column()
     sha256: Mapped[str] = mapped_column(index=True)
     container: Mapped[str]
     """`jsonl`, `json`, `csv` or `parquet`."""

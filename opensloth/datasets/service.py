@@ -156,7 +156,7 @@ class FileService:
     def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; raises NotFound, NotAllowed, and Conflict while a job that is not over needs it."""
         with self._db.write() as session:
-            row = _found(session, file_id)
+            row = _found(session, file_id, lock=True)
             if row.owner != caller.owner:
                 caller.require_admin("delete another's file")
             user = self._user_of(session, file_id)
@@ -174,7 +174,8 @@ class FileService:
 
         `field` is the field of the job that names the file. Only what is stored is read, never the file.
         """
-        row = session.get(FileRow, file_id)
+        # Locked, so that no deletion slips in between this look and the insert of the job.
+        row = session.get(FileRow, file_id, with_for_update={"read": True})
         if row is None:
             message = f"there is no file {file_id!r}; upload it with POST /v1/files"
             raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
@@ -219,8 +220,8 @@ def _field_error(field: str, error: RowError) -> FieldError:
     return FieldError(place, f"{line}{error.message}", "invalid_row", error.row)
 
 
-def _found(session: Session, file_id: str) -> FileRow:
-    row = session.get(FileRow, file_id)
+def _found(session: Session, file_id: str, *, lock: bool = False) -> FileRow:
+    row = session.get(FileRow, file_id, with_for_update=lock)
     if row is None:
         raise NotFound(f"there is no file {file_id!r}", hint="`opensloth files list` shows them")
     return row

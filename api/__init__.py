@@ -1,0 +1,1 @@
+"""The HTTP interface: requests in, the domain's services called, answers and events out."""

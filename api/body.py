@@ -1,0 +1,95 @@
+"""JSON bodies, read strictly: their size, their depth and every character are checked before anybody uses them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from api.errors import Malformed, WrongMediaType
+from opensloth.errors import FieldError, InvalidInput, TooLarge
+
+MAX_BODY_BYTES = 2**20
+MAX_DEPTH = 32
+ModelT = TypeVar("ModelT", bound=BaseModel)
+SURROGATES = range(0xD800, 0xE000)
+
+
+async def read_json(request: Request) -> Any:
+    """The JSON body of a request. Raises Malformed, WrongMediaType or TooLarge; NaN is left to who knows the field."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise WrongMediaType("send the body as JSON", hint="set `Content-Type: application/json`")
+    body = await _read(request)
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the body is not UTF-8: byte 0x{body[error.start]:02x} at position {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise Malformed(f"the body is nested more than {MAX_DEPTH} levels deep") from None
+    except ValueError:
+        raise Malformed("the body has a number with thousands of digits") from None
+    check_value(value)
+    return value
+
+
+JsonBody = Annotated[Any, Depends(read_json)]
+
+
+def parsed(model: type[ModelT], value: Any) -> ModelT:
+    """`value` as `model`; raises InvalidInput with the fields at fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = [
+            FieldError(".".join(map(str, problem["loc"])) or "body", problem["msg"], problem["type"])
+            for problem in error.errors()
+        ]
+        raise InvalidInput("the body is not valid", fields=fields) from None
+
+
+def check_value(value: Any) -> None:
+    """Raise Malformed for nesting beyond all use and for characters that no database stores."""
+    pending: list[tuple[Any, str, int]] = [(value, "", 1)]
+    while pending:
+        item, path, depth = pending.pop()
+        if isinstance(item, str):
+            _check_text(item, path)
+        elif isinstance(item, dict | list):
+            if depth > MAX_DEPTH:
+                raise Malformed(f"the body is nested more than {MAX_DEPTH} levels deep")
+            if isinstance(item, list):
+                pending += [(inner, f"{path}[{n}]", depth + 1) for n, inner in enumerate(item)]
+            else:
+                for key, inner in item.items():
+                    _check_text(key, path or "body")
+                    pending.append((inner, f"{path}.{key}".removeprefix("."), depth + 1))
+
+
+async def _read(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise _too_large()
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _check_text(text: str, path: str) -> None:
+    if text.isascii() and "\0" not in text:
+        return
+    if "\0" in text or any(ord(character) in SURROGATES for character in text):
+        message = "holds a NUL character or half of a surrogate pair"
+        raise Malformed("the body holds a character that cannot be stored", fields=[FieldError(path, message)])
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint="upload data with POST /v1/files")

@@ -1,0 +1,64 @@
+"""What routes ask for: the services, the caller behind the bearer key, a page, a strict query, a JSON body."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, cast
+
+from fastapi import Depends, Query, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from opensloth.accounts.keys import Caller
+from opensloth.errors import FieldError, InvalidInput
+from opensloth.services import Services
+
+_bearer = HTTPBearer(auto_error=False, description="An API key of this server, `sk-sloth-...`.")
+
+
+def services_of(request: Request) -> Services:
+    """The services of this process."""
+    return cast(Services, request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+def authenticated(
+    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """The caller behind the bearer key; raises NotAuthenticated."""
+    return services.keys.authenticate(credentials.credentials if credentials else None)
+
+
+CallerDep = Annotated[Caller, Depends(authenticated)]
+
+Limit = Annotated[int, Query(ge=1, le=100, description="At most so many entries.")]
+After = Annotated[str | None, Query(max_length=256, description="The `last_id` of the page before.")]
+
+
+def strict_query(request: Request) -> None:
+    """Raise InvalidInput for a query parameter that the route does not know: a typo must not widen a list."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = _query_names(route.dependant) | {"metadata"}
+    unknown = [name for name in request.query_params if _base(name) not in known]
+    if not unknown:
+        return
+    fields = []
+    for name in unknown[:10]:
+        near = difflib.get_close_matches(name[:64], known, n=1)
+        meant = f"; did you mean `{near[0]}`?" if near else ""
+        fields.append(FieldError(name[:64], f"this route has no such parameter{meant}", "unknown_parameter"))
+    raise InvalidInput("a query parameter is unknown", fields=fields)
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(inner) for inner in dependant.dependencies))
+
+
+def _base(name: str) -> str:
+    return name.split("[", 1)[0].split(".", 1)[0]

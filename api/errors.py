@@ -1,0 +1,177 @@
+"""The one table from domain errors to HTTP, and the one shape in which every error leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from opensloth.errors import (
+    Conflict,
+    FieldError,
+    InvalidInput,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    OpenSlothError,
+    TooLarge,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_S = 5
+
+
+class Malformed(InvalidInput):
+    """The request cannot even be read: not JSON, not multipart, a character that no text may hold."""
+
+    code = "malformed_request"
+
+
+class WrongMediaType(InvalidInput):
+    """The body has a content type that this route does not read."""
+
+    code = "unsupported_media_type"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one class of errors looks in HTTP; `openai_type` is the type in OpenAI's error object."""
+
+    status: int
+    title: str
+    openai_type: str = "invalid_request_error"
+
+
+TABLE: dict[type[OpenSlothError], Answer] = {
+    Malformed: Answer(400, "The request cannot be read"),
+    WrongMediaType: Answer(415, "The content type is not supported"),
+    InvalidInput: Answer(422, "The input is not valid"),
+    NotAuthenticated: Answer(401, "A valid API key is needed"),
+    NotAllowed: Answer(403, "This key may not do that", "permission_error"),
+    NotFound: Answer(404, "Not found"),
+    Conflict: Answer(409, "The present state does not allow it"),
+    TooLarge: Answer(413, "Too large"),
+    Unavailable: Answer(503, "Not available at the moment", "server_error"),
+    OpenSlothError: Answer(500, "The server failed", "server_error"),
+}
+"""A subclass that is not here is answered as its nearest base that is."""
+
+
+def answer_for(error: OpenSlothError) -> Answer:
+    """The row of the table that holds for `error`."""
+    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    code: str,
+    openai_type: str = "invalid_request_error",
+    fields: Iterable[FieldError] = (),
+    hint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An RFC 9457 problem that is OpenAI's error object too, so that one client reads every route."""
+    errors = [{"path": f.path, "message": f.message, "code": f.code, "row": f.row} for f in fields]
+    told = "; ".join(f"{error['path']}: {error['message']}" for error in errors[:3])
+    body: dict[str, Any] = {
+        "type": f"urn:opensloth:error:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "errors": errors,
+        "hint": hint,
+        "error": {
+            "message": f"{detail} ({told})" if told and told not in detail else detail,
+            "type": openai_type,
+            "param": errors[0]["path"] if errors else None,
+            "code": code,
+        },
+    }
+    return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+def from_domain(error: OpenSlothError) -> JSONResponse:
+    """The answer to an error that the domain raised."""
+    answer = answer_for(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="opensloth"'
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return problem(
+        answer.status,
+        answer.title,
+        error.message,
+        code=error.error_code,
+        openai_type=answer.openai_type,
+        fields=error.fields,
+        hint=error.hint,
+        headers=headers,
+    )
+
+
+def from_validation(errors: Iterable[Mapping[str, Any]]) -> JSONResponse:
+    """The answer to parameters or a body that FastAPI found wrong."""
+    fields = [
+        FieldError(_path(error["loc"]), str(error["msg"]).removeprefix("Value error, "), str(error["type"]))
+        for error in errors
+    ]
+    return from_domain(InvalidInput("the request is not valid", fields=fields))
+
+
+def from_http(error: HTTPException) -> JSONResponse:
+    """The answer to what the framework refuses by itself: no such route, no such method."""
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    hint = "the routes are listed at /docs" if error.status_code in (404, 405) else None
+    return problem(error.status_code, phrase, str(error.detail), code=code, hint=hint, headers=error.headers)
+
+
+def server_failure(request_id: str) -> JSONResponse:
+    """The answer to a mistake of our own; what it was stands in the log under the request's id."""
+    return problem(
+        500,
+        "The server failed",
+        f"the server failed in a way of its own; its log says how, under {request_id}",
+        code="internal_error",
+        openai_type="server_error",
+        hint="tell an admin this id",
+        headers={"X-Request-Id": request_id},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` through this module."""
+
+    @app.exception_handler(OpenSlothError)
+    def domain(request: Request, error: OpenSlothError) -> JSONResponse:
+        if answer_for(error).status >= 500:
+            log.error("%s %s: %s", request.method, request.url.path, error.message)
+        return from_domain(error)
+
+    @app.exception_handler(RequestValidationError)
+    def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return from_validation(error.errors())
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        return from_http(error)
+
+
+def _path(location: Iterable[Any]) -> str:
+    parts = list(location)[1:]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".") or "body"

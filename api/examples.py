@@ -1,0 +1,54 @@
+"""The example bodies that /docs shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+JOB_EXAMPLES: dict[str, Any] = {
+    "smallest": {
+        "summary": "SFT with every default",
+        "value": {
+            "dataset": "file-0123456789abcdef01234567",
+            "opensloth_config": {"fast_model_args": {"model_name": "smollm2-135m"}},
+        },
+    },
+    "sft": {
+        "summary": "SFT with an evaluation set",
+        "value": {
+            "name": "support-answers",
+            "dataset": "file-0123456789abcdef01234567",
+            "eval_dataset": "file-89abcdef0123456701234567",
+            "opensloth_config": {
+                "training_type": "sft",
+                "fast_model_args": {"model_name": "smollm2-135m", "max_seq_length": 1024},
+                "lora_args": {"r": 16, "lora_alpha": 16},
+            },
+            "training_args": {"learning_rate": 2e-4, "num_train_epochs": 1, "per_device_train_batch_size": 8},
+            "metadata": {"team": "support"},
+        },
+    },
+    "dpo": {
+        "summary": "DPO on the result of an earlier job",
+        "value": {
+            "name": "support-tone",
+            "dataset": "file-0123456789abcdef01234567",
+            "opensloth_config": {
+                "training_type": "dpo",
+                "fast_model_args": {"model_name": "ftjob-0123456789abcdef01234567", "max_seq_length": 1024},
+                "dpo_args": {"beta": 0.1},
+            },
+            "training_args": {"learning_rate": 5e-6, "num_train_epochs": 1, "per_device_train_batch_size": 2},
+            "resources": {"gpus": 1},
+            "time_limit": "2h",
+            "priority": "normal",
+            "max_retries": 2,
+            "metadata": {},
+        },
+    },
+}
+
+MODEL_EXAMPLES: dict[str, Any] = {
+    "known": {"summary": "A model known by a short name", "value": {"id": "smollm2-135m"}},
+    "hub": {"summary": "A model of the hub", "value": {"id": "qwen3-0.6b", "source": "Qwen/Qwen3-0.6B"}},
+    "directory": {"summary": "A directory on the server", "value": {"id": "ours", "source": "/models/ours"}},
+}

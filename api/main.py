@@ -1,0 +1,44 @@
+"""The API process: `uvicorn api.main:app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import errors
+from api.middleware import RequestGuard
+from api.routers import artifacts, files, health, job_streams, jobs, keys, models
+from api.streaming.hub import Hub
+from opensloth import __version__
+from opensloth.services import Services
+from opensloth.settings import Settings, get_settings
+
+DESCRIPTION = """Post a fine-tuning job; it is queued, placed on the GPUs, trained, watched and kept.
+
+Send `Authorization: Bearer KEY`. Every error is `application/problem+json` with a `code`, the fields at fault and a
+hint, and carries OpenAI's `error` object too."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; its services are made when it starts, with the settings of the environment if none are given."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = Services.make(settings or get_settings())
+        app.state.services = services
+        app.state.hub = Hub(services.settings.redis, services.events)
+        yield
+        await app.state.hub.close()
+        services.database.engine.dispose()
+
+    app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(RequestGuard)
+    errors.install(app)
+    for module in (files, jobs, job_streams, artifacts, models, keys, health):
+        app.include_router(module.router)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,67 @@
+"""`/healthz`: the process lives. `/readyz`: what it needs answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from api.dependencies import ServicesDep
+from opensloth.accounts.keys import Caller
+from opensloth.events.publisher import redis_client
+from opensloth.services import Services
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+NOBODY = Caller(owner="readyz", role="member")
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: str = "ok"
+
+
+class Readiness(BaseModel):
+    """`ready` or `not ready`; each part is `ok` or `away`. Redis may be away: events are late then, not lost."""
+
+    status: str
+    parts: dict[str, str]
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz")
+def healthz() -> Health:
+    """Whether the process answers."""
+    return Health()
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", responses={503: {"model": Readiness}})
+def readyz(response: Response, services: ServicesDep) -> Readiness:
+    """Whether database and storage answer; 503 if not."""
+    parts = {
+        "database": _ask("database", lambda: services.jobs.list(NOBODY, limit=1)),
+        "storage": _ask("storage", lambda: _storage(services)),
+        "redis": _ask("redis", lambda: redis_client(services.settings.redis).ping()),
+    }
+    ready = parts["database"] == parts["storage"] == "ok"
+    response.status_code = 200 if ready else 503
+    response.headers["Cache-Control"] = "no-store"
+    return Readiness(status="ready" if ready else "not ready", parts=parts)
+
+
+def _storage(services: Services) -> None:
+    services.storage.list_keys("files")
+
+
+def _ask(name: str, question: Callable[[], object]) -> str:
+    try:
+        question()
+    except Exception as error:  # whatever a driver raises, the answer is that the part is away
+        log.warning("%s is away: %s", name, error)
+        return "away"
+    return "ok"

@@ -1,0 +1,97 @@
+"""`/v1/jobs`: submit, list, show and cancel."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from api.body import JsonBody
+from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
+from api.examples import JOB_EXAMPLES
+from opensloth.errors import FieldError, InvalidInput
+from opensloth.jobs.spec import JobSpec
+from opensloth.jobs.views import JobView, Page
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(strict_query)])
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_METADATA = re.compile(r"metadata(?:\[(?P<bracket>[^\]]{1,64})\]|\.(?P<dot>.{1,64}))")
+MAX_FILTERS = 16
+
+JOB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": JobSpec.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "examples": JOB_EXAMPLES,
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=JOB_BODY)
+def submit_job(
+    response: Response,
+    body: JsonBody,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+) -> JobView:
+    """Submit a job. What is not set is resolved by method, engine and device; the job shows to what, and why."""
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        message = "use 1 to 255 printable ASCII characters without spaces"
+        raise InvalidInput("a header is not valid", fields=[FieldError("Idempotency-Key", message)])
+    job, created = services.jobs.submit(body, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    state: Annotated[list[str] | None, Query(description="Once for each state that is wanted.")] = None,
+    owner: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Limit = 20,
+    after: After = None,
+) -> Page[JobView]:
+    """Jobs, newest first. `metadata[key]=value` keeps those with that pair."""
+    states = [name for entry in state or [] for name in entry.split(",")]
+    metadata = metadata_filter(request)
+    jobs, more = services.jobs.list(caller, states=states, owner=owner, metadata=metadata, limit=limit, after=after)
+    return Page(data=jobs, has_more=more, first_id=jobs[0].id if jobs else None, last_id=jobs[-1].id if jobs else None)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
+    """One job."""
+    return services.jobs.get(job_id, caller)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
+    """Cancel a job: at once where nothing runs; a running one saves a checkpoint first."""
+    return services.jobs.cancel(job_id, caller)
+
+
+def metadata_filter(request: Request) -> dict[str, str]:
+    """The pairs of `metadata[key]=value` or `metadata.key=value`; raises InvalidInput for another form."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if not name.startswith("metadata"):
+            continue
+        match = _METADATA.fullmatch(name)
+        if match is None:
+            message = "write `metadata[key]=value`"
+            raise InvalidInput("a filter is not valid", fields=[FieldError(name[:64], message)])
+        found[match["bracket"] or match["dot"]] = value
+    if len(found) > MAX_FILTERS:
+        raise InvalidInput("too many filters", fields=[FieldError("metadata", f"at most {MAX_FILTERS} pairs")])
+    return found

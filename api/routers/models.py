@@ -1,0 +1,74 @@
+"""`/v1/models`: base models and results, in a superset of OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.body import JsonBody, parsed
+from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
+from api.examples import MODEL_EXAMPLES
+from opensloth.jobs.views import Page
+from opensloth.models.registry import ModelView
+
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(strict_query)])
+
+
+class NewModel(BaseModel):
+    """A base model to register."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=64, description="What jobs will call it.")]
+    source: Annotated[
+        str | None,
+        Field(max_length=4096, description="A directory or GGUF file on the server, a hub id, or a known short name."),
+    ] = None
+
+
+class ModelDeleted(BaseModel):
+    """A model that is gone."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: bool = True
+
+
+@router.get("")
+def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, after: After = None) -> Page[ModelView]:
+    """Base models and results, newest first."""
+    models, more = services.models.list(limit, after)
+    return Page(
+        data=models, has_more=more, first_id=models[0].id if models else None, last_id=models[-1].id if models else None
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": NewModel.model_json_schema(), "examples": MODEL_EXAMPLES}},
+        }
+    },
+)
+def register_model(body: JsonBody, services: ServicesDep, caller: CallerDep) -> ModelView:
+    """Register a base model (admins). A worker then fetches and converts it; `status` says how far it is."""
+    new = parsed(NewModel, body)
+    return services.models.register(new.id, new.source, caller)
+
+
+@router.get("/{model_id:path}")
+def get_model(model_id: str, services: ServicesDep, caller: CallerDep) -> ModelView:
+    """One model, by its id or by the id of the job that made it."""
+    return services.models.get(model_id)
+
+
+@router.delete("/{model_id:path}")
+def delete_model(model_id: str, services: ServicesDep, caller: CallerDep) -> ModelDeleted:
+    """Delete a model and its files; refused while a job needs it."""
+    services.models.delete(model_id, caller)
+    return ModelDeleted(id=model_id)

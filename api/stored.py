@@ -1,0 +1,62 @@
+"""What lies in storage as a response: with its length, its hash as ETag, and in parts where storage is a directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from opensloth.errors import NotFound
+from opensloth.storage import Storage
+
+CHUNK = 256 * 1024
+_RANGE = re.compile(r"bytes=(?:(\d{1,18})-\d{0,18}|-\d{1,18})")
+
+
+def stored_response(request: Request, storage: Storage, key: str, *, size: int, sha256: str, filename: str) -> Response:
+    """The stored file `key`. Raises NotFound if storage does not have it."""
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    media_type = "application/octet-stream"
+    local = storage.local_path(key)
+    if local is not None:
+        return _local(request, local, headers, media_type, filename)
+    if not storage.exists(key):
+        raise _gone()
+    headers |= {"Content-Length": str(size), "Content-Disposition": f"attachment; filename*=utf-8''{quote(filename)}"}
+    body = iter(()) if request.method == "HEAD" else chunks(storage, key)
+    return StreamingResponse(body, headers=headers, media_type=media_type)
+
+
+def chunks(storage: Storage, key: str) -> Iterator[bytes]:
+    """The content of `key` in pieces."""
+    with storage.open(key) as file:
+        while piece := file.read(CHUNK):
+            yield piece
+
+
+def _local(request: Request, path: Path, headers: dict[str, str], media_type: str, filename: str) -> Response:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise _gone() from None
+    wanted = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+    if wanted and wanted[1] and int(wanted[1]) >= stat.st_size:
+        raise HTTPException(
+            416, "the range lies beyond the end of the file", headers={"Content-Range": f"bytes */{stat.st_size}"}
+        )
+    if not wanted:
+        # A range that is not understood is answered with the whole, as RFC 9110 has it.
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    return FileResponse(path, headers=headers, media_type=media_type, filename=filename, stat_result=stat)
+
+
+def _gone() -> NotFound:
+    return NotFound("its content is not in storage any more", code="content_missing")

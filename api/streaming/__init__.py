@@ -1,0 +1,1 @@
+"""Responses that go on: a job's events and its log while it runs."""

@@ -1,0 +1,103 @@
+"""One feed for each job that is watched in this process, and its events as an endless response."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+from redis.asyncio import Redis
+
+from api.streaming.feed import BATCH, Feed, Frame, Watcher, frame_of_view
+from opensloth.errors import OpenSlothError
+from opensloth.events.store import EventStore
+
+HEARTBEAT_S = 15.0
+"""A comment goes out at least this often, so that proxies and clients see a living connection."""
+HEARTBEAT = b": keep-alive\n\n"
+READER_THREADS = 8
+"""Threads that read history for all streams together; requests have their own."""
+_TIMEOUTS: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}
+
+
+class Hub:
+    """The feeds of this process; `limiter` bounds the threads that all endless responses read with."""
+
+    def __init__(self, redis_url: str, events: EventStore) -> None:
+        self._redis = Redis.from_url(redis_url, **_TIMEOUTS)
+        self._events = events
+        self.limiter = anyio.CapacityLimiter(READER_THREADS)
+        self._feeds: dict[str, Feed] = {}
+
+    async def close(self) -> None:
+        """End the connection to Redis."""
+        await self._redis.aclose()
+
+    async def stream(self, job_id: str, after: int, *, is_over: bool) -> AsyncIterator[bytes]:
+        """SSE of the events beyond `after`: those of the past, then each as it happens, until the job's last one.
+
+        `is_over` says that the job had ended before this call, so that nothing but the past is left.
+        """
+        place = _Place(after)
+        yield b"retry: 1000\n\n"
+        try:
+            async for chunk in self._past(job_id, place):
+                yield chunk
+            if is_over or place.ended:
+                return
+            async for chunk in self._live(job_id, place):
+                yield chunk
+        except OpenSlothError:
+            # The database is away: the client takes the stream up again behind the last event that it has.
+            return
+
+    async def _live(self, job_id: str, place: _Place) -> AsyncIterator[bytes]:
+        feed = self._feeds.setdefault(job_id, Feed(job_id, self._redis, self._events, self.limiter))
+        watcher = feed.watch(place.seq)
+        try:
+            # What came between the last look and the first live event.
+            async for chunk in self._past(job_id, place):
+                yield chunk
+            while not place.ended:
+                frames = await self._next(watcher, place)
+                if frames is None:
+                    async for chunk in self._past(job_id, place):
+                        yield chunk
+                else:
+                    yield place.pass_on(frames) or HEARTBEAT
+        finally:
+            if feed.leave(watcher) and self._feeds.get(job_id) is feed:
+                del self._feeds[job_id]
+
+    async def _next(self, watcher: Watcher, place: _Place) -> list[Frame] | None:
+        """The frames that come next; None if some are missing and the database has to be asked."""
+        frames = await watcher.take(HEARTBEAT_S)
+        if watcher.lagging:
+            watcher.lagging = False
+            return None
+        fresh = [frame for frame in frames if frame.seq > place.seq]
+        return None if fresh and fresh[0].seq != place.seq + 1 else fresh
+
+    async def _past(self, job_id: str, place: _Place) -> AsyncIterator[bytes]:
+        while not place.ended:
+            events = await run_sync(self._events.list, job_id, place.seq, BATCH, limiter=self.limiter)
+            if events:
+                yield place.pass_on([frame_of_view(event) for event in events])
+            if len(events) < BATCH:
+                return
+
+
+class _Place:
+    """How far one client is."""
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.ended = False
+
+    def pass_on(self, frames: list[Frame]) -> bytes:
+        """The bytes of `frames`, which are then behind the client."""
+        if frames:
+            self.seq = frames[-1].seq
+            self.ended = frames[-1].last
+        return b"".join(frame.data for frame in frames)

@@ -1,0 +1,51 @@
+"""A large request body on its way to a thread that works on it, with nothing but one piece in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from opensloth.errors import OpenSlothError, TooLarge
+
+PIECE_BYTES = 256 * 1024
+"""What the socket gives is collected to this size, so that changing threads costs little."""
+FORM_BYTES = 64 * 1024
+"""Room for the form around a file of the greatest size."""
+DRAIN_BYTES = 64 * 2**20
+DRAIN_S = 5.0
+
+
+async def receive(request: Request, feed: Callable[[bytes], None], max_bytes: int) -> None:
+    """Give the body to `feed`, piece by piece, in a worker thread; raises what `feed` raises, and TooLarge at once."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes + FORM_BYTES:
+        raise TooLarge(
+            f"the file is larger than {max_bytes:,} bytes", code="file_too_large", hint="split it into several files"
+        )
+    stream = request.stream()
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in stream:
+            pieces.append(piece)
+            size += len(piece)
+            if size >= PIECE_BYTES:
+                await run_in_threadpool(feed, b"".join(pieces))
+                pieces, size = [], 0
+        await run_in_threadpool(feed, b"".join(pieces))
+    except OpenSlothError:
+        await _drain(stream)
+        raise
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Take the rest of a refused body for a moment: most clients read the answer only after they have sent all."""
+    give_up = time.monotonic() + DRAIN_S
+    left = DRAIN_BYTES
+    async for piece in stream:
+        left -= len(piece)
+        if left < 0 or time.monotonic() > give_up:
+            return
