@@ -11,6 +11,8 @@ MAX_LINES = 10
 _PROBLEM = re.compile(
     r"\b(WARNING|WARN|ERROR|CRITICAL|FATAL)\b|^(\w+\.)*\w*(Error|Exception|Interrupt|Exit)\b(:|$)|^# WARN"
 )
+# Valkey's advice for servers that keep data on disk; ours keeps none.
+_HARMLESS = re.compile(r"overcommit_memory|Transparent Huge Pages|somaxconn|no config file specified")
 _MAX_READ = 1 << 20
 
 
@@ -26,7 +28,7 @@ class LogTail:
         """New lines that tell of problems, each one once in a row."""
         shown, previous, more = 0, "", 0
         for line in self._new_lines():
-            if not _PROBLEM.search(line) or line == previous:
+            if not _PROBLEM.search(line) or _HARMLESS.search(line) or line == previous:
                 continue
             previous = line
             if shown < MAX_LINES:

@@ -15,6 +15,9 @@ from opensloth.remote.transport import Transport, backoff
 SILENCE_S = 60.0
 """A stream that sends not even a comment for this long is taken for broken."""
 
+REOPEN_S = 0.25
+"""Between a stream that the server ended and the next one."""
+
 OnDrop = Callable[[ClientError, float], None]
 """Called with what went wrong and the seconds until the next try."""
 
@@ -42,6 +45,7 @@ def follow_events(
                     return
             if ended:
                 return
+            time.sleep(REOPEN_S)
         except (Unreachable, Unavailable) as problem:
             drops.wait(problem)
 
@@ -54,6 +58,7 @@ def follow_log(
     seen = 0
     while True:
         try:
+            ended = Job(**transport.json("GET", f"/v1/jobs/{job_id}")).ended
             skip = seen
             params = {"follow": "true"}
             with transport.stream("GET", f"/v1/jobs/{job_id}/logs", params=params, timeout=SILENCE_S) as response:
@@ -64,7 +69,10 @@ def follow_log(
                         drops.recovered()
                         seen += len(fresh)
                         yield fresh
-            return
+            # A server that loses its database ends the stream too, so only a stream begun after the end is the whole.
+            if ended:
+                return
+            time.sleep(REOPEN_S)
         except (Unreachable, Unavailable) as problem:
             drops.wait(problem)
 

@@ -56,9 +56,9 @@ class Jobs:
         """Events after `last_seq` as they happen, until the job has ended; see `follow_events`."""
         return follow_events(self._transport, _segment(job_id), last_seq, patience_s=patience_s, on_drop=on_drop)
 
-    def metrics(self, job_id: str, *, points: int | None = None) -> list[Series]:
-        """Each metric over the steps, with at most `points` points if given."""
-        params = {"points": points} if points is not None else None
+    def metrics(self, job_id: str, *, max_points: int | None = None) -> list[Series]:
+        """Each metric over the steps, with at most `max_points` points if given."""
+        params = {"max_points": max_points} if max_points is not None else None
         body = self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}/metrics", params=params)
         return [Series(**entry) for entry in body.get("data", [])]
 

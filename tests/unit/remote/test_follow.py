@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from opensloth.client import Client, NotFound, Unreachable
-from opensloth.remote import transport
+from opensloth.remote import follow, transport
 from tests.support.fake_api import FakeApi, event, job, sse
 
 ID = job()["id"]
@@ -16,6 +16,7 @@ EVENTS = f"GET /v1/jobs/{ID}/events"
 @pytest.fixture
 def api(monkeypatch):
     monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(follow, "REOPEN_S", 0.001)
     made = FakeApi()
     made.on(f"GET /v1/jobs/{ID}", job("running"))
     return made
@@ -81,5 +82,12 @@ def test_a_log_goes_on_where_it_broke_off(api, client):
         raise httpx.ReadError("reset")
 
     whole = httpx.Response(200, text="line one\nline two\n")
+    api.on(f"GET /v1/jobs/{ID}", job("running"), job("succeeded"))
     api.on(f"GET /v1/jobs/{ID}/logs", lambda _: httpx.Response(200, content=broken()), whole)
     assert "".join(client.jobs.follow_log(ID)) == "line one\nline two\n"
+
+
+def test_a_log_that_the_server_ended_early_is_asked_for_again(api, client):
+    api.on(f"GET /v1/jobs/{ID}", job("running"), job("running"), job("failed"))
+    api.on(f"GET /v1/jobs/{ID}/logs", *(httpx.Response(200, text=text) for text in ("a\n", "a\nb\n", "a\nb\nc\n")))
+    assert list(client.jobs.follow_log(ID)) == ["a\n", "b\n", "c\n"]
