@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from opensloth.cli import exit_codes
 from opensloth.cli.formats import ago, size
 from opensloth.cli.output import Json, err, out, print_json, say, table
 from opensloth.client import Client, Model, NoCredentials, Unreachable
@@ -92,10 +93,7 @@ def delete_model(model_id: ModelId, as_json: Json = False) -> None:
 
 def pull_over_http(client: Client, name: str, model_id: str | None, *, quiet: bool) -> Model:
     """Registers a model on the server and waits until it can be trained on; one that is there is taken as it is."""
-    path = Path(name).expanduser()
-    source = str(path.resolve()) if path.exists() else name
-    wanted = model_id or (path.stem if path.exists() else name)
-    model = client.models.add(wanted, None if source == wanted else source)
+    model = client.models.add(*name_and_source(name, model_id))
     if model.status != "importing":
         return client.models.wait_ready(model.id) if model.status == "failed" else model
     console = err()
@@ -110,18 +108,29 @@ def pull_over_http(client: Client, name: str, model_id: str | None, *, quiet: bo
         )
 
 
+def name_and_source(name: str, model_id: str | None = None) -> tuple[str, str | None]:
+    """What is registered under which name: a file or folder under its own name, a hub id under its last part."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return model_id or path.stem, str(path.resolve())
+    wanted = model_id or name.rsplit("/", 1)[-1]
+    return wanted, None if wanted == name else name
+
+
 def _pull_here(name: str, model_id: str | None, problem: NoCredentials | Unreachable, *, as_json: bool) -> None:
     """Without a server: the same import in a process of its own, into this machine's home."""
     if problem.code not in {"no_credentials", "unreachable"} or importlib.util.find_spec("sqlalchemy") is None:
         raise problem
     if not as_json:
         say("No server answers; importing on this machine, for the next `opensloth up`.")
-    command = [sys.executable, "-P", "-m", "opensloth.models.pull", name]
-    command += ["--as", model_id] if model_id else []
-    done = subprocess.run(command, stdout=sys.stderr, check=False)
-    if done.returncode == 0 and as_json:
-        print_json({"id": model_id or name, "object": "model", "status": "ready"})
-    raise typer.Exit(done.returncode)
+    wanted, source = name_and_source(name, model_id)
+    pull_command = ["opensloth.models.pull", wanted, *([source] if source else [])]
+    for command in (["migrations"], pull_command):
+        done = subprocess.run([sys.executable, "-P", "-m", *command], stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            raise typer.Exit(exit_codes.FAILED)
+    if as_json:
+        print_json({"id": wanted, "object": "model", "status": "ready"})
 
 
 def _text(name: str, value: object) -> str:

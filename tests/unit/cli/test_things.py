@@ -1,0 +1,114 @@
+"""`opensloth files | models | key | login`."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from opensloth.remote.credentials import credentials_path, read_credentials
+from tests.support.fake_api import problem
+
+FILE = {"id": "file-1", "object": "file", "filename": "rows.jsonl", "bytes": 18, "status": "processed", "created_at": 1}
+
+
+def model(status, **more):
+    return {"id": "smollm2-135m", "object": "model", "kind": "base", "status": status, "bytes": 270_000_000, **more}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "hello"}\n')
+    return path
+
+
+def test_uploading_prints_the_id(api, run, rows):
+    api.on("POST /v1/files", FILE)
+    api.on("GET /v1/files/file-1", FILE)
+    assert run("files", "upload", str(rows)).out == "file-1\n"
+    assert json.loads(run("files", "upload", str(rows), "--json").out) == [FILE]
+
+
+def test_a_file_that_cannot_be_used_says_why_and_fails(api, run, rows):
+    broken = FILE | {"status": "error", "status_details": "row 1 has no messages"}
+    api.on("POST /v1/files", broken)
+    api.on("GET /v1/files/file-1", broken)
+    done = run("files", "upload", str(rows))
+    assert done.code == 1
+    assert "row 1 has no messages" in done.err
+
+
+def test_a_pull_waits_until_the_model_is_ready(api, run, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    api.on("GET /readyz", {"status": "ready"})
+    api.on("POST /v1/models", model("importing"))
+    api.on("GET /v1/models/smollm2-135m", model("importing"), model("ready"))
+    done = run("models", "pull", "smollm2-135m")
+    assert done.code == 0
+    assert "smollm2-135m is ready (270 MB)" in done.err
+    assert json.loads(api.seen("POST /v1/models")[0].content) == {"id": "smollm2-135m"}
+
+
+def test_a_hub_id_is_registered_under_its_own_name(api, run):
+    api.on("GET /readyz", {"status": "ready"})
+    api.on("POST /v1/models", model("ready", id="Qwen3-0.6B"))
+    run("models", "pull", "Qwen/Qwen3-0.6B")
+    assert json.loads(api.seen("POST /v1/models")[0].content) == {"id": "Qwen3-0.6B", "source": "Qwen/Qwen3-0.6B"}
+
+
+def test_a_failed_pull_says_why(api, run):
+    api.on("GET /readyz", {"status": "ready"})
+    api.on("POST /v1/models", model("importing"))
+    api.on("GET /v1/models/smollm2-135m", model("failed", error="no such package"))
+    done = run("models", "pull", "smollm2-135m")
+    assert done.code == 1
+    assert "no such package" in done.err
+
+
+def test_a_pull_without_a_server_runs_here(run, monkeypatch):
+    commands = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr("subprocess.run", lambda command, **_: commands.append(command) or Done())
+    assert run("models", "pull", "smollm2-135m").code == 0
+    assert [command[3] for command in commands] == ["migrations", "opensloth.models.pull"]
+    assert commands[1][4:] == ["smollm2-135m"]
+
+
+def test_a_pull_that_the_server_refuses_does_not_run_here(api, run, monkeypatch):
+    api.on("GET /readyz", {"status": "ready"})
+    api.on("POST /v1/models", problem(403, "not_allowed", "only an admin may register base models"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("ran here"))
+    assert run("models", "pull", "smollm2-135m").code == 1
+
+
+def test_key_shows_the_address_and_key_in_force(api, run):
+    assert run("key").out == "http://box:8400\nsk-sloth-test\n"
+    assert json.loads(run("key", "show", "--json").out)["api_key"] == "sk-sloth-test"
+
+
+def test_an_admin_makes_and_revokes_keys(api, run):
+    api.on("POST /v1/keys", {"id": "key-1", "owner": "ada", "role": "member", "key": "sk-sloth-new"})
+    api.on("DELETE /v1/keys/key-1", {"id": "key-1"})
+    made = run("key", "create", "ada")
+    assert made.out == "sk-sloth-new\n"
+    assert "not shown again" in made.err
+    assert run("key", "revoke", "key-1").code == 0
+
+
+def test_login_tries_the_key_before_it_keeps_it(api, run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-typed\n"))
+    api.on("GET /v1/models", {"data": [], "has_more": False})
+    assert run("login", "box:8400/v1").code == 0
+    stored = read_credentials(credentials_path())
+    assert stored is not None
+    assert (stored.base_url, stored.api_key) == ("http://box:8400", "sk-typed")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-wrong\n"))
+    api.on("GET /v1/models", problem(401, "invalid_api_key", "this API key is unknown"))
+    assert run("login", "http://box:8400").code == 1
+    assert read_credentials(credentials_path()) == stored
