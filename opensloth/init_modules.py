@@ -73,6 +73,9 @@ def init_model_and_tokenizer(
 def load_resolved(resolved: Resolved) -> tuple[Any, Any]:
     """As `init_model_and_tokenizer`, for a config that has been resolved."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    name = resolved.opensloth_config.fast_model_args.model_name
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise FileNotFoundError(f"there is no model at {name}")
     if resolved.engine == "unsloth":
         return _load_unsloth(resolved)
     config = resolved.opensloth_config
@@ -119,7 +122,10 @@ def attach_adapter(model: Any, config: OpenSlothConfig) -> Any:
     if config.fast_model_args.full_finetuning or isinstance(model, peft.PeftModel):
         return model
     if config.pretrained_lora is not None:
-        return peft.PeftModel.from_pretrained(model, config.pretrained_lora, is_trainable=True)
+        model = peft.PeftModel.from_pretrained(model, config.pretrained_lora, is_trainable=True)
+        # The adapter names its base as people know it; PEFT would look that name up on the hub with every save.
+        model.peft_config["default"].base_model_name_or_path = config.fast_model_args.model_name
+        return model
     assert config.lora_args is not None
     torch.manual_seed(config.lora_args.random_state)
     return peft.get_peft_model(model, lora_config(config))

@@ -130,6 +130,7 @@ class RankTrainer(Trainer):
             return super()._evaluate(*args, **kwargs)
         except EvaluationStopped:
             self.model.train()
+            self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
 

@@ -1,0 +1,36 @@
+"""A tiny model, and a host of trainer processes, once a session."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_model import make_tiny_model
+from tests.support.training import TrainerHost
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of some 150 KB."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def broken_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with an output layer so large that every loss is infinite or NaN."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].sign() * 3e38
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trainers() -> TrainerHost:
+    """Starts trainer processes without their slow imports."""
+    return TrainerHost()
