@@ -1,0 +1,124 @@
+"""Rows that are too long are left out or cut as the config says, and every row is accounted for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from opensloth.datasets.encode import IGNORE
+from opensloth.datasets.prepare import prepare_dpo, prepare_sft, split_rows
+from opensloth.errors import InvalidDataset
+from tests.support.tiny_model import make_tokenizer
+
+TOKENIZER = make_tokenizer()
+END = TOKENIZER.eos_token_id
+
+
+def completion(length: int) -> dict[str, str]:
+    """A row of 2 + `length` + 1 tokens: the prompt, the answer, the end."""
+    return {"prompt": "p:", "completion": "x" * length}
+
+
+def pair(prompt: int, chosen: int, rejected: int) -> dict[str, str]:
+    """A pair of so many tokens each; the end of an answer is one of them."""
+    letters = "".join(chr(ord("a") + i % 26) for i in range(prompt))
+    return {"prompt": letters, "chosen": "C" * (chosen - 1), "rejected": "R" * (rejected - 1)}
+
+
+def test_a_row_that_is_too_long_is_left_out_and_counted() -> None:
+    prepared = prepare_sft([completion(5), completion(50)], TOKENIZER, max_length=20)
+    counts = prepared.counts
+    assert (counts.rows, counts.kept, counts.dropped, counts.dropped_overlength) == (2, 1, 1, 1)
+    assert (counts.tokens, counts.trained_tokens) == (8, 6)
+    assert [len(row["input_ids"]) for row in prepared.dataset] == [8]
+
+
+def test_a_truncated_row_is_counted() -> None:
+    prepared = prepare_sft([completion(5), completion(50)], TOKENIZER, max_length=20, filter_overlength=False)
+    counts = prepared.counts
+    assert (counts.rows, counts.kept, counts.dropped, counts.truncated) == (2, 2, 0, 1)
+    assert [len(row["input_ids"]) for row in prepared.dataset] == [8, 20]
+
+
+def test_a_row_whose_answer_was_cut_off_whole_is_dropped() -> None:
+    rows = [{"prompt": "p" * 30, "completion": "x"}, completion(5)]
+    counts = prepare_sft(rows, TOKENIZER, max_length=20, filter_overlength=False).counts
+    assert (counts.kept, counts.dropped, counts.dropped_overlength, counts.truncated) == (1, 1, 0, 1)
+
+
+def test_a_packed_row_holds_whole_samples_in_order_of_length() -> None:
+    prepared = prepare_sft([completion(n) for n in (2, 9, 4)], TOKENIZER, max_length=20, packing=True)
+    assert prepared.counts.packed_rows == 2
+    assert [row["seq_lengths"] for row in prepared.dataset] == [[12, 7], [5]]
+    row = prepared.dataset[0]
+    starts = [0, 12]
+    assert all(row["labels"][start] == IGNORE for start in starts)
+    assert row["input_ids"][11] == row["labels"][11] == row["input_ids"][18] == END
+
+
+def test_nothing_left_is_an_invalid_dataset() -> None:
+    with pytest.raises(InvalidDataset, match="all 2 rows were dropped, 2 of them longer than 10 tokens"):
+        prepare_sft([completion(50)] * 2, TOKENIZER, max_length=10)
+    with pytest.raises(InvalidDataset, match="it has no rows"):
+        prepare_sft([], TOKENIZER, max_length=10)
+
+
+def test_a_row_that_cannot_be_tokenized_is_named() -> None:
+    rows: list[dict[str, Any]] = [{"text": "a"}] * 300 + [{"texts": "a"}]
+    with pytest.raises(InvalidDataset) as caught:
+        prepare_sft(rows, TOKENIZER, max_length=10)
+    assert caught.value.fields[0].row == 301
+
+
+def test_of_a_long_prompt_the_end_is_kept() -> None:
+    rows = [pair(prompt=30, chosen=5, rejected=3)]
+    prepared = prepare_dpo(rows, TOKENIZER, max_length=20, max_prompt_length=8)
+    (row,) = prepared.dataset
+    assert TOKENIZER.decode(row["prompt_ids"]) == rows[0]["prompt"][-8:]
+    assert TOKENIZER.decode(row["chosen_ids"]) == "CCCC<|im_end|>"
+    assert (prepared.counts.kept, prepared.counts.truncated_prompts, prepared.counts.truncated) == (1, 1, 0)
+
+
+def test_without_a_limit_the_prompt_stays_whole() -> None:
+    (row,) = prepare_dpo([pair(12, 3, 3)], TOKENIZER, max_length=20).dataset
+    assert len(row["prompt_ids"]) == 12
+
+
+def test_a_pair_of_which_one_answer_is_too_long_is_left_out_or_both_are_cut() -> None:
+    rows = [pair(8, 5, 3), pair(8, 5, 30)]
+    counts = prepare_dpo(rows, TOKENIZER, max_length=20, max_prompt_length=8).counts
+    assert (counts.rows, counts.kept, counts.dropped, counts.dropped_overlength) == (2, 1, 1, 1)
+    cut = prepare_dpo(rows, TOKENIZER, max_length=20, max_prompt_length=8, filter_overlength=False)
+    assert (cut.counts.kept, cut.counts.truncated) == (2, 1)
+    assert len(cut.dataset[1]["rejected_ids"]) == 12
+    assert len(cut.dataset[1]["chosen_ids"]) == 5
+
+
+def test_a_pair_without_room_for_an_answer_is_dropped_even_where_rows_are_cut() -> None:
+    rows = [pair(25, 5, 5), pair(8, 5, 3)]
+    counts = prepare_dpo(rows, TOKENIZER, max_length=20, filter_overlength=False).counts
+    assert (counts.kept, counts.dropped) == (1, 1)
+
+
+def test_preferences_in_messages_end_the_prompt_where_the_assistant_begins() -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "chosen": [{"role": "assistant", "content": "Yo"}],
+        "rejected": [{"role": "assistant", "content": "No"}],
+    }
+    (encoded,) = prepare_dpo([row], TOKENIZER, max_length=100).dataset
+    assert TOKENIZER.decode(encoded["prompt_ids"]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert TOKENIZER.decode(encoded["chosen_ids"]) == "Yo<|im_end|>\n"
+
+
+def test_data_comes_as_rows_a_dataset_or_splits() -> None:
+    rows = [{"text": "a"}]
+    assert split_rows(rows) == (rows, None)
+    dataset = Dataset.from_list(rows)
+    assert split_rows(dataset) == (dataset, None)
+    both = DatasetDict(train=dataset, test=dataset)
+    assert [list(part) for part in split_rows(both) if part is not None] == [rows, rows]
+    with pytest.raises(InvalidDataset, match="no `train`"):
+        split_rows({"test": rows})
