@@ -1,0 +1,1 @@
+"""What scripts import to train on this machine, without the service."""
