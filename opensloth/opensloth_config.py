@@ -68,7 +68,7 @@ class DPOArgs(BaseModel):
     beta: float = Field(default=0.1, gt=0, le=1000)
     """Weight of staying near the reference model, a plain number: the higher, the nearer."""
     max_length: int = Field(default=1024, ge=8, le=1_048_576)
-    """Longest prompt with its answer, in tokens; the answer's end is cut."""
+    """Longest prompt with its answer, in tokens; see `filter_overlength_samples` for longer pairs."""
     max_prompt_length: int | None = Field(default=512, ge=1, le=1_048_576)
     """Longest prompt, in tokens; its beginning is cut. None leaves the prompt whole."""
     loss_type: str | list[str] = Field(default="sigmoid", min_length=1)
@@ -106,7 +106,7 @@ class OpenSlothConfig(BaseModel):
     sequence_packing: bool = True
     """Put several short rows into one sequence; on for SFT, DPO's pairs are never packed."""
     filter_overlength_samples: bool = True
-    """Leave rows out that are longer than `max_seq_length`; false cuts them off there."""
+    """Leave rows out that are longer than `max_seq_length` (DPO: `max_length`) tokens; false cuts them off there."""
     loss_on: Literal["assistant", "completion", "all"] | None = None
     """Tokens that SFT learns: "assistant" turns, "completion", or "all"; by the form of the data when not set."""
 
