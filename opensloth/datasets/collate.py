@@ -21,6 +21,8 @@ class PackedCollator:
     """
 
     pad_token_id: int
+    counts: bool = True
+    """Whether to add `num_tokens` and `num_samples`, which a plain TRL trainer would hand to the model."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids`, `labels` and `seq_lengths` to tensors of shape (rows, longest row)."""
@@ -34,10 +36,8 @@ class PackedCollator:
             labels[i, :length] = torch.tensor(row["labels"])
             samples = [*row["seq_lengths"], width - length]
             position_ids[i] = torch.cat([torch.arange(sample) for sample in samples])
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "position_ids": position_ids,
-            "num_tokens": torch.tensor([len(row["input_ids"]) for row in rows]),
-            "num_samples": torch.tensor([len(row["seq_lengths"]) for row in rows]),
-        }
+        batch = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+        if self.counts:
+            batch["num_tokens"] = torch.tensor([len(row["input_ids"]) for row in rows])
+            batch["num_samples"] = torch.tensor([len(row["seq_lengths"]) for row in rows])
+        return batch

@@ -65,7 +65,8 @@ def make_run(
     config["fast_model_args"] = {"model_name": "tiny", "max_seq_length": 128, **config.get("fast_model_args", {})}
     chosen = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
     chosen |= {"num_train_epochs": 2, "warmup_steps": 2, **(arguments or {})}
-    resolved = resolve(OpenSlothConfig(**config), TrainingArguments(**chosen), CPU)
+    shape = json.loads((Path(spec["adapter"]) / "adapter_config.json").read_text()) if spec.get("adapter") else None
+    resolved = resolve(OpenSlothConfig(**config), TrainingArguments(**chosen), CPU, adapter_lora=shape)
     run_dir = folder / name
     run_dir.mkdir(parents=True)
     made = RunSpec(

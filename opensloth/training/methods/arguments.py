@@ -1,31 +1,17 @@
-"""The arguments that a method's TRL config class gets: what the user set, and what every training of ours needs."""
+"""Building TRL's config objects, so that an error about them is known for what it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from opensloth.resolve import Resolved
-
-OWN = "training arguments"
-"""Noted on an error of TRL or transformers about the arguments, which is left as it is."""
+ARGUMENTS_NOTE = "training arguments"
+"""Noted on TRL's or transformers' own error about the arguments, which is left as it is."""
 
 
-def build_arguments(config_class: type, resolved: Resolved, **method: Any) -> Any:
-    """An instance of TRL's `config_class`; `method` are the fields that the method sets.
-
-    Fields that transformers does not know raise its own TypeError.
-    """
-    values = resolved.training_args.to_dict()
-    values.setdefault("data_seed", values["seed"])
-    values |= {
-        "logging_nan_inf_filter": False,  # it would show the last finite loss in place of NaN
-        "average_tokens_across_devices": True,
-        "ddp_find_unused_parameters": False,
-        "dataloader_pin_memory": resolved.device == "cuda",
-    }
-    values |= method
+def build_arguments(config_class: type, values: dict[str, Any]) -> Any:
+    """An instance of TRL's `config_class`; fields that transformers does not know raise its own TypeError."""
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:
-        error.add_note(OWN)
+        error.add_note(ARGUMENTS_NOTE)
         raise

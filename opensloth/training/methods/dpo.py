@@ -12,6 +12,7 @@ from opensloth.init_modules import load_base_model
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.rank_trainer import RankTrainer
+from opensloth.trl_arguments import dpo_arguments
 
 
 class OpenSlothDPOTrainer(RankTrainer, DPOTrainer):
@@ -39,7 +40,7 @@ def create_dpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
             split=split,
         )
 
-    arguments = build_arguments(DPOConfig, resolved, **dpo.model_dump(exclude={"max_prompt_length"}, exclude_none=True))
+    arguments = build_arguments(DPOConfig, dpo_arguments(resolved.training_args, resolved.device, dpo))
     train = prepare(train_rows, "train")
     evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothDPOTrainer(

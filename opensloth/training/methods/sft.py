@@ -13,6 +13,7 @@ from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.packing_check import keeps_samples_apart
 from opensloth.training.rank_trainer import RankTrainer
+from opensloth.trl_arguments import sft_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +42,7 @@ def create_sft_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
             split=split,
         )
 
-    arguments = build_arguments(
-        SFTConfig,
-        resolved,
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    arguments = build_arguments(SFTConfig, sft_arguments(resolved.training_args, resolved.device))
     train = prepare(train_rows, "train")
     evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothSFTTrainer(
