@@ -27,7 +27,7 @@ SPLITS = ("train", "eval", "validation", "test")
 
 
 def setup_envs(opensloth_config: OpenSlothConfig, training_config: TrainingArguments) -> None:
-    """Set logging, leave out trackers that are not installed, and show the GPUs in `devices` to this process.
+    """Set logging and environment: trackers that are not installed are left out, only the GPUs in `devices` are seen.
 
     Call it before torch is imported; `training_config.report_to` is changed.
     """
@@ -35,6 +35,7 @@ def setup_envs(opensloth_config: OpenSlothConfig, training_config: TrainingArgum
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("opensloth").setLevel(level)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow everything else on a shared CPU
     if "CUDA_VISIBLE_DEVICES" not in os.environ and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, opensloth_config.devices))
     asked = training_config.report_to or []

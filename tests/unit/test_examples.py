@@ -1,0 +1,61 @@
+"""The example data and job files: they are what the service takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opensloth.cli.specfile import read_spec
+from opensloth.datasets.check import check_file
+from opensloth.datasets.readers import iter_rows
+from opensloth.jobs.spec import parse_job_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DATASETS = EXAMPLES / "datasets"
+
+
+@pytest.mark.parametrize("name", ["sft.yaml", "dpo.yaml"])
+def test_an_example_job_is_accepted_with_its_files_uploaded(name):
+    spec = read_spec(EXAMPLES / name).spec
+    for field in ("dataset", "eval_dataset"):
+        assert (EXAMPLES / spec[field]).is_file()
+        spec[field] = f"file-{field}"
+    job = parse_job_spec(spec)
+    assert job.opensloth_config.training_type == name.removesuffix(".yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("support_sft.jsonl", "sft"),
+        ("support_sft_eval.jsonl", "sft"),
+        ("support_preferences.jsonl", "dpo"),
+        ("support_preferences_eval.jsonl", "dpo"),
+    ],
+)
+def test_an_example_dataset_serves_its_method(name, method):
+    check = check_file(DATASETS / name)
+    assert check.methods[method].ok
+    assert check.rows > 5
+
+
+def test_no_question_is_in_two_datasets():
+    questions = []
+    for file in sorted(DATASETS.glob("*.jsonl")):
+        for row in iter_rows(file):
+            messages = row.get("messages") or row["prompt"]
+            questions.append(messages[0]["content"])
+    assert len(questions) == len(set(questions))
+
+
+def test_every_good_answer_has_a_next_step_and_a_signature():
+    answers = []
+    for file in sorted(DATASETS.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            messages = row.get("messages") or row["chosen"]
+            answers += [message["content"] for message in messages if message["role"] == "assistant"]
+    assert len(answers) > 130
+    for answer in answers:
+        assert "\nNext step: " in answer
+        assert answer.endswith("\n— Mara, Fernhill Cycles")
