@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from opensloth.errors import (
     Conflict,
@@ -169,7 +170,21 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            # The router names the methods of one route alone, and this path may have several.
+            error.headers = {"Allow": ", ".join(allowed_methods(app, request.url.path))}
         return from_http(error)
+
+
+def allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """The methods that some route has for `path`."""
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    scope = {"type": "http", "path": path, "root_path": "", "headers": []}
+    return [
+        method
+        for method in methods
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
 
 
 def _path(location: Iterable[Any]) -> str:

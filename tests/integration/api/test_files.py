@@ -4,7 +4,6 @@ import socket
 import threading
 
 import httpx
-import pytest
 
 from opensloth.services import Services
 from tests.support.jobs import add_model
@@ -82,10 +81,10 @@ PURPOSE = ('Content-Disposition: form-data; name="purpose"', b"fine-tune")
 FILE = ('Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\nContent-Type: text/plain', SFT)
 
 
-@pytest.mark.parametrize("parts", [(PURPOSE, FILE), (FILE, PURPOSE)])
-def test_purpose_may_stand_before_or_after_the_file(admin, parts):
-    body, headers = raw_form(*parts)
-    assert admin.post("/v1/files", content=body, headers=headers).json()["filename"] == "a.jsonl"
+def test_purpose_may_stand_before_or_after_the_file(admin):
+    for parts in ((PURPOSE, FILE), (FILE, PURPOSE)):
+        body, headers = raw_form(*parts)
+        assert admin.post("/v1/files", content=body, headers=headers).json()["filename"] == "a.jsonl"
 
 
 def test_a_name_that_is_a_path_loses_its_folders(admin, services):
@@ -102,36 +101,31 @@ def test_a_quote_in_a_name_is_kept(admin):
     assert admin.post("/v1/files", content=body, headers=headers).json()["filename"] == 'sa"y.jsonl'
 
 
-@pytest.mark.parametrize(
-    ("parts", "path"),
-    [
+def test_a_form_with_a_part_too_few_or_too_many_is_refused(admin, services):
+    for parts, path in [
         ((FILE,), "purpose"),
         ((PURPOSE,), "file"),
         ((PURPOSE, FILE, FILE), "file"),
         ((PURPOSE, FILE, ('Content-Disposition: form-data; name="expires_after"', b"1")), "expires_after"),
         ((('Content-Disposition: form-data; name="purpose"', b"batch"), FILE), "purpose"),
-    ],
-)
-def test_a_form_with_a_part_too_few_or_too_many_is_refused(admin, services, parts, path):
-    body, headers = raw_form(*parts)
-    answer = admin.post("/v1/files", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
+    ]:
+        body, headers = raw_form(*parts)
+        answer = admin.post("/v1/files", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
     assert stored(services) == []
 
 
-@pytest.mark.parametrize(
-    ("body", "content_type", "status"),
-    [
+def test_a_body_that_is_no_form_is_refused(admin, services):
+    cut = b'--xyz\r\nContent-Disposition: form-data; name="file"\r\n\r\ncut'
+    for body, content_type, status in [
         (b"{}", "application/json", 415),
         (b"", "multipart/form-data", 400),
         (b"no boundary here", "multipart/form-data; boundary=xyz", 400),
-        (b'--xyz\r\nContent-Disposition: form-data; name="file"\r\n\r\ncut', "multipart/form-data; boundary=xyz", 400),
-    ],
-)
-def test_a_body_that_is_no_form_is_refused(admin, services, body, content_type, status):
-    answer = admin.post("/v1/files", content=body, headers={"Content-Type": content_type})
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
+        (cut, "multipart/form-data; boundary=xyz", 400),
+    ]:
+        answer = admin.post("/v1/files", content=body, headers={"Content-Type": content_type})
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
     assert stored(services) == []
 
 
