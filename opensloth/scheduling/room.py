@@ -44,6 +44,7 @@ class Spot:
     """When the job comes for which this device is kept."""
     spare: float = 0.0
     """Bytes beside that job that others may keep after it has come."""
+    spare_places: int = 0
 
     def takes(self, job: QueuedJob, end: float) -> bool:
         """Whether the job may start here now, if it goes at `end`."""
@@ -55,7 +56,7 @@ class Spot:
             and not self.closed
             and len(self.tenants) < self.places
             and need <= self.free
-            and (end <= self.held_from or need <= self.spare)
+            and (end <= self.held_from or (need <= self.spare and self.spare_places > 0))
         )
 
     def takes_at(self, job: QueuedJob, now: float) -> float:
@@ -93,12 +94,14 @@ class Spot:
             self.free -= tenant.memory
             if tenant.end > self.held_from:
                 self.spare -= tenant.memory
+                self.spare_places -= 1
 
     def hold(self, job: QueuedJob, start: float) -> None:
         """Keeps the device for the job that comes at `start`."""
         self.held_from = start
-        staying = sum(tenant.memory or 0 for tenant in self.tenants if tenant.end > start)
-        self.spare = -1.0 if job.whole else self.capacity - staying - (job.memory or 0)
+        staying = [tenant.memory or 0 for tenant in self.tenants if tenant.end > start]
+        self.spare = self.capacity - sum(staying) - (job.memory or 0)
+        self.spare_places = 0 if job.whole else self.places - len(staying) - 1
 
     def _fits_beside(self, job: QueuedJob, others: Sequence[Tenant]) -> bool:
         if job.whole:
