@@ -24,7 +24,8 @@ class Up:
         self.home = home
         self.port = port
         self.output = home.with_name(f"{home.name}-up-{port}.txt")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENSLOTH_HOME": str(home), "OPENSLOTH_DEVICES": "cpu:1"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "OPENSLOTH_HOME": str(home), "OPENSLOTH_DEVICES": "cpu:1"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "opensloth.cli", "up", "--port", str(port), *options],
@@ -43,7 +44,12 @@ class Up:
 
     def wait_for(self, text: str, timeout: float = 60.0) -> None:
         """Waits until it has printed `text`."""
-        wait_until(lambda: text in self.text, timeout, lambda: f"{text!r} is not in:\n{self.text}")
+        wait_until(
+            lambda: text in self.text or self.process.poll() is not None,
+            timeout,
+            lambda: f"{text!r} is not in:\n{self.text}",
+        )
+        assert text in self.text, f"{text!r} is not in:\n{self.text}"
 
     def wait_ended(self, timeout: float = 60.0) -> int:
         """Its exit code."""

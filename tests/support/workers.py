@@ -29,11 +29,12 @@ class Worker:
         """Start the worker in a session of its own."""
         set_values = self._settings.model_dump(mode="json", exclude_none=True)
         environment = {f"OPENSLOTH_{name.upper()}": str(value) for name, value in set_values.items()}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env={**os.environ, "PYTHONPATH": path, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
