@@ -6,11 +6,13 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from api.body import JsonBody
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import JOB_EXAMPLES
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.jobs.script import script_of
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.views import JobView, Page
 
@@ -73,6 +75,12 @@ def list_jobs(
 def get_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
     """One job."""
     return services.jobs.get(job_id, caller)
+
+
+@router.get("/{job_id}/script", response_class=PlainTextResponse)
+def get_script(job_id: str, services: ServicesDep, caller: CallerDep) -> str:
+    """A bare TRL script that trains the same without OpenSloth."""
+    return script_of(services.database, services.models, job_id)
 
 
 @router.post("/{job_id}/cancel")

@@ -151,6 +151,27 @@ def test_checkpoints_are_listed(admin, services):
     assert [entry["step"] for entry in admin.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]] == [8, 4]
 
 
+def test_a_job_comes_as_a_script_once_it_is_resolved(admin, services):
+    from opensloth.jobs.inputs import describe
+    from opensloth.jobs.rows import JobRow
+    from opensloth.jobs.spec import parse_job_spec
+    from opensloth.resolve import DeviceFacts, resolve
+
+    job_id = submit(services)
+    early = admin.get(f"/v1/jobs/{job_id}/script")
+    assert (early.status_code, early.json()["code"]) == (409, "not_resolved")
+    facts = DeviceFacts(kind="cpu", bf16=False, has_unsloth=False, has_bitsandbytes=False, count=1)
+    with services.database.write() as session:
+        row = session.get_one(JobRow, job_id)
+        spec = parse_job_spec(row.spec)
+        row.resolved = describe(resolve(spec.opensloth_config, spec.training_args, facts), facts)
+    script = admin.get(f"/v1/jobs/{job_id}/script")
+    assert script.headers["content-type"].startswith("text/plain")
+    compile(script.text, "script.py", "exec")
+    assert "SFTTrainer" in script.text
+    assert "data.jsonl" in script.text
+
+
 def test_another_spelling_of_the_caller_is_not_the_caller(services, job_body):
     job, _ = services.jobs.submit(job_body, Caller("Bob", "member"))
     assert services.jobs.get(job.id, Caller("bob", "member")).owner == "Bob"

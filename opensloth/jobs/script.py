@@ -1,0 +1,57 @@
+"""A stored job as a bare TRL script: what its resolved configuration and its inputs are called there."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from opensloth.database import Database
+from opensloth.datasets.rows import FileRow
+from opensloth.errors import Conflict, InvalidInput, NotFound
+from opensloth.jobs.rows import JobRow
+from opensloth.models.registry import ModelChoice, ModelRegistry
+from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
+from opensloth.script import ScriptSource, render_script
+
+
+def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
+    """The script's text. Raises NotFound, and Conflict as long as it is not decided where and how the job trains."""
+    with database.read() as session:
+        job = session.get(JobRow, job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
+        if job.resolved is None:
+            raise Conflict(
+                "the job is not resolved yet", code="not_resolved", hint="ask again once a worker has started it"
+            )
+        choice = _choice(session, models, job.model_id)
+        data = _file(session, job.dataset_id)
+        evaluation = _file(session, job.eval_dataset_id) if job.eval_dataset_id else None
+    source = ScriptSource(
+        title=f"{job.id} {job.name}".strip(),
+        opensloth_config=OpenSlothConfig.model_validate(job.resolved["opensloth_config"]),
+        training_args=TrainingArguments.model_validate(job.resolved["training_args"]),
+        engine=job.resolved["engine"],
+        device=job.resolved["device"],
+        base=choice.hub_id or choice.base_id,
+        adapter="adapter" if choice.adapter_key else None,
+        data=data[0],
+        container=data[1],
+        eval_data=evaluation[0] if evaluation else None,
+        eval_container=evaluation[1] if evaluation else "jsonl",
+        world_size=job.device_count,
+    )
+    return render_script(source)
+
+
+def _choice(session: Session, models: ModelRegistry, name: str) -> ModelChoice:
+    try:
+        return models.choose(session, name)
+    except InvalidInput:
+        # The model was deleted since; the script names it all the same.
+        return ModelChoice(base_id=name)
+
+
+def _file(session: Session, file_id: str) -> tuple[str, str]:
+    """Name and container of a dataset; of one that was deleted since, its id."""
+    row = session.get(FileRow, file_id)
+    return (row.filename, row.container) if row is not None else (f"{file_id}.jsonl", "jsonl")
