@@ -33,10 +33,10 @@ def main() -> None:
     )
     training_config = TrainingArguments(
         output_dir=options.output_dir,
-        per_device_train_batch_size=2,  # packed rows are full, so that few of them make a batch
+        per_device_train_batch_size=1,  # a packed row holds four or five answers
         gradient_accumulation_steps=1,
-        learning_rate=5e-4,
-        num_train_epochs=3,
+        learning_rate=1e-3,  # high, because the model is small and the data short
+        num_train_epochs=2,
         max_steps=options.max_steps,
         lr_scheduler_type="linear",
         warmup_steps=2,

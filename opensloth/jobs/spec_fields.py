@@ -130,6 +130,23 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+# What people write for a field, where spelling alone would not find it.
+SHORT_NAMES: dict[str, str] = {
+    "lr": "training_args.learning_rate",
+    "epochs": "training_args.num_train_epochs",
+    "steps": "training_args.max_steps",
+    "batch_size": "training_args.per_device_train_batch_size",
+    "model": "opensloth_config.fast_model_args.model_name",
+    "base_model": "opensloth_config.fast_model_args.model_name",
+    "method": "opensloth_config.training_type",
+    "training_file": "dataset",
+    "validation_file": "eval_dataset",
+    "scheduler": "training_args.lr_scheduler_type",
+    "optimizer": "training_args.optim",
+    "timeout": "time_limit",
+}
+
+
 def _open_fields(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(model.model_fields) - REFUSED.keys()
 
@@ -167,6 +184,8 @@ def explain_unknown(parent: str, name: str) -> tuple[str, str]:
     elsewhere = [_join(where, name) for where, names in ALLOWED.items() if name in names and where != parent]
     if elsewhere:
         return f"unknown here; it belongs at {elsewhere[0]}", "unknown_field"
+    if name in SHORT_NAMES:
+        return f"unknown; did you mean {SHORT_NAMES[name]}?", "unknown_field"
     near = difflib.get_close_matches(name[:64], ALLOWED[parent], n=1)
     if near:
         return f"unknown; did you mean {near[0]}?", "unknown_field"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from opensloth.errors import InvalidInput
 from opensloth.jobs.spec import SCHEMA_VERSION, load_job_spec, parse_duration, parse_job_spec, parse_memory
-from opensloth.jobs.spec_fields import ALLOWED, DPO_LOSSES, OPTIMIZERS, REFUSED, SCHEDULES
+from opensloth.jobs.spec_fields import ALLOWED, DPO_LOSSES, OPTIMIZERS, REFUSED, SCHEDULES, SHORT_NAMES
 from opensloth.opensloth_config import DPOArgs, TrainingArguments
 
 ISSUE_EXAMPLE = {
@@ -91,6 +91,7 @@ def test_what_is_missing_is_named():
         ("training_args.beta", "belongs at opensloth_config.dpo_args.beta"),
         ("training_args.max_seq_length", "belongs at opensloth_config.fast_model_args.max_seq_length"),
         ("resources.gpu", "did you mean gpus"),
+        ("training_args.lr", "did you mean training_args.learning_rate"),
         ("zzzzqq", "known here are"),
     ],
 )
@@ -387,6 +388,12 @@ def test_each_accepted_dpo_argument_exists_in_trl():
     # TRL dropped max_prompt_length; our own truncation keeps it.
     assert set(DPOArgs.model_fields) - {"max_prompt_length"} <= real.keys()
     assert all(f"'{loss}'" in real["loss_type"].metadata["help"] for loss in DPO_LOSSES)
+
+
+def test_each_short_name_stands_for_a_real_field():
+    every = {f"{where}.{name}" if where else name for where, names in ALLOWED.items() for name in names}
+    assert set(SHORT_NAMES.values()) <= every
+    assert not any(names & SHORT_NAMES.keys() for names in ALLOWED.values())
 
 
 def test_no_refused_field_is_accepted_anywhere():
