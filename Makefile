@@ -15,6 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/installed ## .venv with every package of requirements.lock, torch and this project
+	@:
 
 # The stamp is the last thing that the script writes; with nothing changed, make does nothing and says nothing.
 .venv/installed: requirements.lock pyproject.toml scripts/install.py
@@ -51,11 +52,20 @@ NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-lock: .venv/installed ## write requirements.lock anew from pyproject.toml
+COMPILE := .venv/bin/uv pip compile --quiet --no-header --generate-hashes --no-annotate pyproject.toml
+IMAGE := --python-version 3.12 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock
+
+# Unsloth's newest release asks for a certifi that the registry does not have; the one that is tested is taken instead.
+lock: .venv/installed ## write the lock files anew from pyproject.toml
 	@{ echo '# Every version that OpenSloth is tested with; made by `make lock`. torch is installed apart from it (see the Makefile).'; \
-	  .venv/bin/uv pip compile --quiet --no-header pyproject.toml --extra api --extra worker --extra train --group dev \
-	    --universal --generate-hashes --no-annotate $(NOT_LOCKED:%=--no-emit-package %); } > requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+	  $(COMPILE) --extra api --extra worker --extra train --group dev --universal $(NOT_LOCKED:%=--no-emit-package %); } > .lock.new
+	@mv .lock.new requirements.lock
+	@{ echo '# What the api image installs, in the versions of requirements.lock; made by `make lock`.'; \
+	  $(COMPILE) --extra api $(IMAGE); } > .lock.new
+	@mv .lock.new requirements-api.lock
+	@{ echo '# What the worker image installs, in the versions of requirements.lock; made by `make lock`.'; \
+	  $(COMPILE) --extra worker --extra gpu $(IMAGE) --override <(grep -o '^certifi==[0-9.]*' requirements.lock); } > .lock.new
+	@mv .lock.new requirements-worker.lock
 
 clean: ## remove .venv, caches and what the demo left in the tree
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist unsloth_compiled_cache
