@@ -34,7 +34,7 @@ check: .venv/installed ## lint, format, types and the direction of imports
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
-	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/lint-imports --no-timing 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}
+	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/lint-imports --no-logo 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}
 
 format: .venv/installed ## put the code into shape
 	@$(PY) -m ruff format .

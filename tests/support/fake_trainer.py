@@ -59,7 +59,13 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             records.write("started", "started", step=step, max_steps=behaviour.steps, resumed_step=run.resumed_step)
         metrics = {"loss": 1.0 / step, "step_time_s": behaviour.step_s}
         records.write(
-            "metrics", f"step {step}", step=step, max_steps=behaviour.steps, epoch=1.0, tokens=step * 10, metrics=metrics
+            "metrics",
+            f"step {step}",
+            step=step,
+            max_steps=behaviour.steps,
+            epoch=1.0,
+            tokens=step * 10,
+            metrics=metrics,
         )
         if behaviour.at("nan", step):
             records.write("failure", "failure", code="nan_loss", message="the loss became NaN", hint=None, detail=None)

@@ -1,0 +1,21 @@
+"""Run the benchmarks: `python -m benchmarks [NAME ...] [-- OPTIONS]`; without a name, all that need no GPU."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+ALL = ("imports", "http_api", "events", "training")
+
+
+def main() -> None:
+    """Each benchmark is a module here with a `main(options)`."""
+    given = sys.argv[1:]
+    names, options = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    for name in names or ALL:
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main(options)
+
+
+if __name__ == "__main__":
+    main()
