@@ -20,18 +20,8 @@ from starlette.routing import Match
 from opensloth.jobs.spec import parse_job_spec
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
-GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-
-NOT_SETTINGS = {"OPENSLOTH_HEARTBEAT_FD"}
-"""Between a worker and its own trainers; nobody sets it."""
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """What stands between the fences of this language; with "" those that name none."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
-    return [text for name, text in fenced if name == language]
+NOT_SETTINGS = {"OPENSLOTH_HEARTBEAT_FD", "OPENSLOTH_REWARD", "OPENSLOTH_REWARD_URLS"}
+"""What a worker tells its own trainers, and what rewards will read once a training type uses them."""
 
 
 def tracked() -> list[str]:
@@ -44,6 +34,16 @@ def tracked() -> list[str]:
         names[:] = [name for name in names if not name.startswith(".") and name != "__pycache__"]
         found += [(Path(folder) / file).relative_to(ROOT).as_posix() for file in files]
     return found
+
+
+PAGES = [ROOT / path for path in sorted(tracked()) if path.endswith(".md") and path.count("/") < 3]
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """What stands between the fences of this language; with "" those that name none."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    return [text for name, text in fenced if name == language]
 
 
 def folder_map() -> set[str]:
@@ -127,7 +127,7 @@ def test_every_json_in_a_curl_example_is_json():
 def test_every_address_in_a_curl_example_is_a_route():
     from api.main import app
 
-    urls = {url for page in GUIDES for block in blocks(page, "bash") for url in re.findall(r'"\$URL(/[^"?]*)', block)}
+    urls = {url for page in PAGES for block in blocks(page, "bash") for url in re.findall(r'"\$URL(/[^"?]*)', block)}
     assert len(urls) >= 8
     for url in urls:
         scope = {"type": "http", "path": url, "method": "GET", "headers": []}
@@ -170,18 +170,19 @@ def test_the_job_of_the_python_example_is_accepted():
 
 def test_the_config_of_the_script_example_can_be_made():
     source = blocks(ROOT / "README.md", "python")[1]
+    tree = ast.parse(source).body
+    imports = [node for node in tree if isinstance(node, ast.ImportFrom)]
+    made = [node for node in tree if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "config"]
     names: dict[str, Any] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ImportFrom) or (
-            isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "config"
-        ):
-            exec(compile(ast.Module([node], []), "README.md", "exec"), names)
+    exec(compile(ast.Module([*imports], []), "README.md", "exec"), names)
+    names["local_model"] = str  # the real one fetches the model
+    exec(compile(ast.Module([*made], []), "README.md", "exec"), names)
     assert names["config"].dpo_args.max_prompt_length == 512
 
 
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = {name for page in GUIDES for name in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.M)}
+    named = {name for page in PAGES for name in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.M)}
     assert {"demo", "test", "lock"} <= named
     assert named - targets == set()
 
@@ -190,7 +191,7 @@ def test_every_opensloth_command_that_is_named_exists():
     from opensloth.cli.app import app
 
     groups = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for page in GUIDES:
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for command in re.findall(r"(?:^|`|\$\()opensloth ((?:[a-z]+ ?)+)", text, re.M):
             first, *rest = command.split()
