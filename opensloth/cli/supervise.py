@@ -91,8 +91,8 @@ class Supervisor:
         """Stops the parts, the last started first, each within its grace; at once if asked a second time."""
         enough = 2 if self._stop_asked() else 1
         for kept in reversed(self._kept):
+            # What a part logs while it is being stopped (streams that are cut off) stays in its log.
             self._stop(kept, forced=lambda: self._stop_asked() >= enough)
-            self._show_log(kept)
         self._record.clear()
 
     def _launch(self, kept: Kept) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
 
 from opensloth import client as client_module
 from opensloth.client import (
@@ -23,6 +27,8 @@ from opensloth.client import (
 )
 from opensloth.remote import transport
 from tests.support.fake_api import FakeApi, job, problem
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -178,3 +184,26 @@ def test_client_config_and_command_need_none_of_the_services_packages():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_base_install_is_below_25_mb():
+    """As downloaded and unpacked; bytecode that pip compiles besides is not counted."""
+    total, todo, seen = 0, ["opensloth_base"], set()
+    requirements = {"opensloth_base": tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]}
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in requirements:
+            wanted = requirements[name]
+        else:
+            found = distribution(name)
+            files = [file.locate() for file in found.files or [] if file.suffix != ".pyc"]
+            total += sum(Path(file).stat().st_size for file in files if Path(file).exists())
+            wanted = found.requires or []
+        parsed = [Requirement(text) for text in wanted]
+        todo += [one.name.lower() for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    total += sum(path.stat().st_size for path in (ROOT / "opensloth").rglob("*.py"))
+    assert {"httpx", "pydantic", "rich", "typer"} < seen
+    assert total < 25_000_000
