@@ -18,7 +18,7 @@ from opensloth.rewards.spec import Column, Params, Row
 MAX_TESTS = 1000
 MAX_CODE = 2**20
 PARALLEL = min(4, os.cpu_count() or 1)
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*+(\w*+)[^\n]*+\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 _LANGUAGES = {"python", "py", "python3"}
 
 

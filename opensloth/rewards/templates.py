@@ -9,22 +9,27 @@ from typing import Any
 from opensloth.rewards.failures import RowProblem
 from opensloth.rewards.spec import Row
 
-_PLACE = re.compile(r"\{\{\s*([^{}]{1,256}?)\s*\}\}")
+# No two parts of it can match the same text: templates are read in the API process, where nothing bounds them.
+_PLACE = re.compile(r"\{\{([^{}]{1,256})\}\}")
 _ITEM = re.compile(r"item((?:\.[\w-]+)+)")
 OUTPUT = "sample.output_text"
 
 
 def template_problem(template: str) -> str | None:
     """What is wrong with a template, or None."""
-    for name in _PLACE.findall(template):
+    for name in _places(template):
         if name != OUTPUT and not _ITEM.fullmatch(name):
             return f"unknown place {{{{{name}}}}}; known are {{{{item.COLUMN}}}} and {{{{{OUTPUT}}}}}"
     return None
 
 
+def _places(template: str) -> list[str]:
+    return [name.strip() for name in _PLACE.findall(template)]
+
+
 def columns_of(*templates: str) -> tuple[str, ...]:
     """The columns that templates read, in order."""
-    names = (name for template in templates for name in _PLACE.findall(template) if name.startswith("item."))
+    names = (name for template in templates for name in _places(template) if name.startswith("item."))
     return tuple(dict.fromkeys(name.split(".")[1] for name in names))
 
 
@@ -32,7 +37,7 @@ def render(template: str, completion: str, row: Row) -> str:
     """The template with its places filled; raises RowProblem where the row lacks one."""
 
     def fill(match: re.Match[str]) -> str:
-        name = match.group(1)
+        name = match.group(1).strip()
         return completion if name == OUTPUT else _text(_walk(row, name), name)
 
     return _PLACE.sub(fill, template)

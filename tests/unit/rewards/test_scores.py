@@ -13,6 +13,7 @@ from opensloth.rewards.code_tests import last_block
 from opensloth.rewards.failures import RowProblem
 from opensloth.rewards.numeric import last_number, marked_answer, read_number
 from opensloth.rewards.similarity import MEASURES, common_subsequence
+from opensloth.rewards.templates import columns_of, template_problem
 
 
 def score(name: str, completion: str, row: dict[str, Any] | None = None, **params: Any) -> float:
@@ -232,6 +233,14 @@ def test_the_longest_common_subsequence_agrees_with_the_table(a, b):
         for j, y in enumerate(b):
             table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
     assert common_subsequence(a, b) == table[-1][-1]
+
+
+def test_blocks_and_templates_are_found_in_hostile_text_at_once():
+    for hostile in ("```" + "a" * 1_000_000, "```\n" * 100_000, " " * 1_000_000 + "```", "`" * 1_000_000):
+        last_block(hostile)
+    for template in ("{{" + " " * 16_000, "{{" * 8_000, "{{item" + ".a" * 8_000):
+        template_problem(template)
+        columns_of(template)
 
 
 def test_the_last_python_block_is_the_code():
