@@ -35,7 +35,9 @@ def symbol(name: str) -> str:
 
 def is_unicode() -> bool:
     """Whether stdout can carry more than ASCII."""
-    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+    # Not sys.stdout, which rich replaces while something live is shown.
+    stream = sys.__stdout__ or sys.stdout
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
 
 
 def print_json(value: Any) -> None:

@@ -24,13 +24,11 @@ def render_job(console: Console, job: Job) -> None:
     if job.metrics:
         console.print(Text("\nLatest metrics", style="bold"))
         console.print(_pairs((name, _value(value)) for name, value in sorted(job.metrics.items())))
-    settings = list(_settings(job))
-    if settings:
-        console.print(Text("\nTrains with", style="bold"))
-        made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        for name, value, why in settings:
-            made.add_row(Text(f"  {name}", style="cyan"), Text(value), Text(why, style="dim"))
-        console.print(made)
+    for section in SECTIONS:
+        settings = list(_settings(job, section))
+        if settings:
+            console.print(Text(f"\n{section}", style="bold"))
+            console.print(_triples(settings))
     if job.result and job.result.artifacts:
         console.print(Text(f"\nResult {job.result.model}", style="bold"))
         console.print(_pairs((artifact.name, size(artifact.bytes)) for artifact in job.result.artifacts))
@@ -47,6 +45,9 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     if progress is not None and progress.max_steps:
         left = "" if job.ended or progress.eta_s is None else f", {duration(progress.eta_s)} left"
         yield "step", f"{progress.step} of {progress.max_steps} ({progress.percent or 0:.0f}%){left}"
+    resolved = job.resolved or {}
+    if resolved.get("engine"):
+        yield "engine", f"{resolved['engine']} on {resolved.get('device')}"
     if job.devices:
         yield "devices", ", ".join(job.devices)
     if job.owner:
@@ -61,29 +62,26 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
         yield f"data {split}", _value(counts)
 
 
-def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
-    """Every resolved field with its value and where it comes from: set by hand, or the reason it was chosen."""
+def _settings(job: Job, section: str) -> Iterator[tuple[str, str, str]]:
+    """The resolved fields of a section with value and origin: set by hand, or the reason why they were chosen."""
     resolved = job.resolved or {}
     why = resolved.get("why") or {}
-    for name in ("engine", "device"):
-        if resolved.get(name) is not None:
-            yield name, str(resolved[name]), str(why.get(name, ""))
-    for section in SECTIONS:
-        posted = dict(_flat(job.spec.get(section) or {}, section))
-        for path, value in _flat(resolved.get(section) or {}, section):
-            reason = str(why.get(path) or why.get(path.removeprefix(f"{section}.")) or "")
-            if path in posted:
-                yield path, _value(value), "set" if posted[path] == value else reason or f"set: {_value(posted[path])}"
-            elif value is not None and reason:
-                yield path, _value(value), reason
+    posted = dict(_flat(job.spec.get(section) or {}, ""))
+    for path, value in _flat(resolved.get(section) or {}, ""):
+        reason = str(why.get(f"{section}.{path}") or "")
+        if path in posted:
+            changed = f"{reason} (set: {_value(posted[path])})" if reason else f"set: {_value(posted[path])}"
+            yield path, _value(value), "set" if posted[path] == value else changed
+        elif value is not None and reason:
+            yield path, _value(value), reason
 
 
 def _flat(value: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
     for name, inner in value.items():
         if isinstance(inner, dict):
-            yield from _flat(inner, f"{path}.{name}")
+            yield from _flat(inner, f"{path}{name}.")
         else:
-            yield f"{path}.{name}", inner
+            yield f"{path}{name}", inner
 
 
 def _value(value: Any) -> str:
@@ -92,7 +90,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items() if inner != 0)
     return json.dumps(value)
 
 
@@ -100,4 +98,12 @@ def _pairs(pairs: Any) -> Table:
     made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for name, value in pairs:
         made.add_row(Text(f"  {name}", style="cyan"), Text(value))
+    return made
+
+
+def _triples(rows: list[tuple[str, str, str]]) -> Table:
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    for name, value, why in rows:
+        made.add_row(Text(f"  {name}", style="cyan"), Text(value), Text(why, style="dim"))
     return made

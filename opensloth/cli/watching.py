@@ -59,7 +59,7 @@ def wait_silently(client: Client, job: Job) -> Job:
 
 def left_running(job_id: str) -> typer.Exit:
     """Says on stderr that the job goes on, and gives the exit to raise."""
-    say(f"\n{job_id} goes on. See it again: opensloth watch {job_id}   Stop it: opensloth cancel {job_id}")
+    say(f"\n{job_id} goes on.\n  See it again: opensloth watch {job_id}\n  Stop it:      opensloth cancel {job_id}")
     return typer.Exit(exit_codes.INTERRUPTED)
 
 
