@@ -18,7 +18,11 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".opensloth")
     """Database, embedded Valkey, credentials and scratch of this machine."""
     host: str = "127.0.0.1"
+    """Address that the API listens on."""
     port: int = 8400
+    """Port that the API listens on."""
+    log_level: str = "INFO"
+    """The least level that the worker's log shows."""
     database_url: str | None = None
     """SQLAlchemy URL; `$OPENSLOTH_HOME/opensloth.db` if not set."""
     redis_url: str | None = None
@@ -32,6 +36,7 @@ class Settings(BaseSettings):
     """`auto` (every CUDA GPU, else one CPU slot), `cpu:N`, or CUDA indices or UUIDs with commas."""
 
     max_upload_bytes: int = 20 * 2**30
+    """The largest dataset file."""
     max_line_bytes: int = 32 * 2**20
     """The longest row of a dataset file."""
 
@@ -41,6 +46,7 @@ class Settings(BaseSettings):
     lease_s: float = 30.0
     """A running attempt whose lease is older than this is lost."""
     lease_renew_s: float = 10.0
+    """How often a worker renews the leases of its attempts."""
     host_timeout_s: float = 10.0
     """A host not heard from for this long gets no placements."""
     heartbeat_s: float = 2.0
@@ -50,6 +56,7 @@ class Settings(BaseSettings):
     stop_grace_s: float = 30.0
     """The least time between SIGTERM and SIGKILL; a job's longest step and save time add to it."""
     checkpoint_interval_s: float = 600.0
+    """How often a job saves a checkpoint, whatever its steps."""
     retry_backoff_s: float = 5.0
     """Wait before the first retry; doubles with each."""
 

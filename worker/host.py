@@ -8,7 +8,7 @@ import threading
 import time
 from typing import IO
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -51,7 +51,9 @@ class Host:
     def start(self) -> None:
         """Register the host, clear what an earlier worker left, and begin."""
         self._lock = _only_one(self._services)
+        self._services.storage.sweep()
         self._register()
+        self._set_draining(False)
         for job_id, attempt, processes in self._attempts.abandon(self._id):
             killed = kill_leftovers(processes)
             log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
@@ -68,6 +70,10 @@ class Host:
         """Stop every attempt with a checkpoint and wait until all of them are gone; they are queued again."""
         self._draining.set()
         self._wake.set()
+        try:
+            self._set_draining(True)
+        except Unavailable as error:
+            log.warning("placements may still come for a few seconds: %s", error)
         for supervisor in list(self._supervisors.values()):
             message = f"the host {self._id} stops"
             try:
@@ -83,9 +89,11 @@ class Host:
         """Write this host's row and its devices; a device that is gone goes, unless a lease is still on it."""
         with self._services.database.write() as session:
             insert = sqlite_insert if self._services.database.is_sqlite else postgres_insert
-            values = {"seen_at": db_now(), "draining": False, "facts": facts(list(self._devices.values()))}
+            values = {"seen_at": db_now(), "facts": facts(list(self._devices.values()))}
             session.execute(
-                insert(HostRow).values(id=self._id, **values).on_conflict_do_update(index_elements=["id"], set_=values)
+                insert(HostRow)
+                .values(id=self._id, draining=False, **values)
+                .on_conflict_do_update(index_elements=["id"], set_=values)
             )
             leased = select(DeviceLeaseRow.device_id)
             session.execute(
@@ -104,6 +112,11 @@ class Host:
                 session.execute(
                     insert(DeviceRow).values(id=device.id, **row).on_conflict_do_update(index_elements=["id"], set_=row)
                 )
+
+    def _set_draining(self, draining: bool) -> None:
+        """Whether planners may give jobs to this host."""
+        with self._services.database.write() as session:
+            session.execute(update(HostRow).where(HostRow.id == self._id).values(draining=draining))
 
     def _beat_loop(self) -> None:
         """Keep `seen_at` fresh, whatever the other thread is busy with."""

@@ -66,7 +66,7 @@ class FileService:
     def spool(self, filename: str) -> Spool:
         """Begin an upload: write to it, give it to `store`, and discard it whatever happens."""
         settings = self._settings
-        folder = settings.home.expanduser() / "uploads"
+        folder = self._storage.scratch(settings.home.expanduser() / "uploads")
         return Spool(folder, filename, settings.max_upload_bytes, settings.max_line_bytes)
 
     def store(self, spool: Spool, purpose: str, caller: Caller) -> FileView:

@@ -246,7 +246,7 @@ class AttemptService:
             self._forget_newest_checkpoint(session, row.id)
         text = end.message or why.message
         charged = row.retries + (1 if why.charged else 0)
-        if not why.retryable or charged > row.max_retries or why.code == "worker_killed":
+        if not why.retryable or charged > row.max_retries:
             values = {"error": _error(why, end, text)}
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return

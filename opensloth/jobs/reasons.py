@@ -35,7 +35,7 @@ _ALL = [
     Reason("storage_error", "the storage cannot be read or written", "check its space and its mount", retryable=True),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),
     Reason("trainer_killed", "the trainer process was killed", "look at the host's memory and its log", retryable=True),
-    Reason("worker_killed", "the job took its worker down", "look at the host's log", retryable=True),
+    Reason("worker_killed", "the job took its worker down", "look at the host's log"),
     Reason(
         "host_lost",
         "the host stopped answering",

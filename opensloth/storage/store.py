@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,8 @@ from opensloth.errors import OpenSlothError
 from opensloth.storage.local import copy_durably, fsync_path, move_into_place
 
 MANIFEST = "MANIFEST.json"
+ASIDE = ".aside"
+"""Where trees and files are written before they are renamed."""
 
 
 class StorageCorrupt(OpenSlothError):
@@ -119,6 +122,23 @@ class Storage:
         path = self._path(prefix)
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
+    def sweep(self, older_than_s: float = 86_400.0) -> None:
+        """Remove what killed writers left aside long ago."""
+        if self._root is None or not (self._root / ASIDE).is_dir():
+            return
+        for entry in (self._root / ASIDE).iterdir():
+            if time.time() - entry.stat().st_mtime > older_than_s:
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+
+    def scratch(self, fallback: Path) -> Path:
+        """A folder from which `put_file` and `put_tree` can move instead of copy; `fallback` for an object store."""
+        folder = fallback if self._root is None else self._root / ASIDE
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     # Trees
 
     def put_tree(self, local: Path, key: str, *, move: bool = False) -> list[StoredFile]:
@@ -212,7 +232,7 @@ class Storage:
 
     def _aside(self) -> Path:
         assert self._root is not None
-        folder = self._root / ".aside"
+        folder = self._root / ASIDE
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{os.getpid()}-{uuid.uuid4().hex}"
 
