@@ -31,10 +31,10 @@ test-all: check ## every test that needs no GPU
 	@$(PY) -m pytest -m "not gpu" $(TESTS) $(ARGS)
 
 check: .venv/installed ## lint, format, types and the direction of imports
-	@$(PY) -m ruff check .
+	@$(PY) -m ruff check --quiet .
 	@$(PY) -m ruff format --check --quiet .
-	@$(PY) -m mypy
-	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/lint-imports --no-logo 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}
+	@$(PY) -m mypy --no-error-summary
+	@.venv/bin/lint-imports --no-logo > .venv/lint-imports.txt || { cat .venv/lint-imports.txt; exit 1; }
 
 format: .venv/installed ## put the code into shape
 	@$(PY) -m ruff format .
