@@ -16,15 +16,14 @@ def cheapest(
     Cost: the highest class among them, the devices that they lose, and how long they have run. Every one of them is
     needed: with any one left alone the job would not fit.
     """
+    stoppable = {job_id for job_id, other in running.items() if may_stop(other, job, now)}
+    stopping = {job_id for job_id, other in running.items() if other.stopping}
     options = []
-    for host in room.hosts:
-        if len(host.spots) < job.devices:
+    for host in room.hosts if stoppable else ():
+        if not _fits(host, job, stoppable | stopping):
             continue
         tenants = {tenant.job_id for spot in host.spots for tenant in spot.tenants}
-        on_host = [running[job_id] for job_id in sorted(tenants) if job_id in running]
-        stopping = {other.job_id for other in on_host if other.stopping}
-        candidates = [other for other in on_host if may_stop(other, job, now)]
-        victims = _needed(host, job, candidates, stopping) if candidates else []
+        victims = _needed(host, job, [running[job_id] for job_id in sorted(tenants & stoppable)], stopping)
         if victims:
             cost = (
                 max(_rank(other, now) for other in victims),
@@ -32,10 +31,10 @@ def cheapest(
                 sum(now - other.started_at for other in victims),
                 host.id,
             )
-            options.append((cost, host, victims, stopping))
+            options.append((cost, host, victims))
     if not options:
         return None
-    _, host, victims, stopping = min(options, key=lambda option: option[0])
+    _, host, victims = min(options, key=lambda option: option[0])
     gone = stopping | {other.job_id for other in victims}
     able = [spot for spot in host.spots if spot.would_take(job, gone)]
     able.sort(key=lambda spot: (not any(tenant.job_id in gone for tenant in spot.tenants), spot.index))
@@ -60,10 +59,8 @@ def _rank(other: Running, now: float) -> int:
 
 
 def _needed(host: Host, job: QueuedJob, candidates: Sequence[Running], stopping: set[str]) -> list[Running]:
-    """The candidates without whom the job does not fit, the dearest spared first; empty if it does not fit at all."""
+    """Those without whom the job does not fit, the dearest spared first."""
     gone = stopping | {other.job_id for other in candidates}
-    if not _fits(host, job, gone):
-        return []
     dearest = sorted(candidates, key=lambda o: (-o.priority, -len(o.device_ids), o.started_at, o.job_id))
     victims = []
     for other in dearest:

@@ -84,8 +84,6 @@ class Active:
 class Physics:
     """How the box behaves; seconds."""
 
-    min_run_s: float = 600.0
-    """Before this a job is not preempted."""
     save_s: float = 30.0
     restart_s: float = 60.0
     """Work that a resumed job does again: imports, loading the model."""
@@ -165,7 +163,7 @@ class Replay:
                 active.started_at,
                 None if active.task.job.whole else active.task.job.memory,
                 self.now + active.ends_in * active.task.eta,
-                active.started_at + self.physics.min_run_s,
+                active.started_at + self.rules.min_run_s,
                 active.promised_end,
                 active.gone_at is not None,
             )
@@ -189,7 +187,7 @@ class Replay:
             times.append(self.now + active.ends_in if active.gone_at is None else active.gone_at)
         if self.queue:
             # A round at these moments may stop a job or start one; workers plan every few seconds.
-            moments = [active.started_at + self.physics.min_run_s for active in self.active.values()]
+            moments = [active.started_at + self.rules.min_run_s for active in self.active.values()]
             moments += [active.promised_end or 0.0 for active in self.active.values()]
             moments += [task.job.not_before or 0.0 for task in self.queue.values()]
             times += [at for at in moments if at > self.now + INSTANT]

@@ -46,39 +46,24 @@ class Spot:
     """Bytes beside that job that others may keep after it has come."""
     spare_places: int = 0
 
-    def takes(self, job: QueuedJob, end: float) -> bool:
-        """Whether the job may start here now, if it goes at `end`."""
-        need = job.memory or 0
-        if job.whole:
-            return self.is_empty and self.capacity >= need and end <= self.held_from
-        return (
-            self.usable
-            and not self.closed
-            and len(self.tenants) < self.places
-            and need <= self.free
-            and (end <= self.held_from or (need <= self.spare and self.spare_places > 0))
-        )
-
     def takes_at(self, job: QueuedJob, now: float) -> float:
         """When the job could start here, others ending as expected; never (infinity) where it is kept for another."""
-        if not self.usable or self.held_from < INFINITY or (job.whole and not self.clean):
+        if not self._suits(job):
             return INFINITY
-        if not self.tenants or self.closed or job.whole:
-            fits = self._fits_beside(job, ())
-            return max((tenant.end for tenant in self.tenants), default=now) if fits else INFINITY
         left = sorted(self.tenants)
+        if left and job.whole:
+            return left[-1].end
         at = now
-        while not self._fits_beside(job, left):
-            if not left:
-                return INFINITY
-            at = max(at, left.pop(0).end)
+        while left and not self._has_room(job, left):
+            at = left.pop(0).end
         return at
 
     def would_take(self, job: QueuedJob, gone: set[str]) -> bool:
         """Whether the job could start here if the jobs in `gone` were not there."""
-        if not self.usable or self.held_from < INFINITY or (job.whole and not self.clean):
+        if not self._suits(job):
             return False
-        return self._fits_beside(job, [tenant for tenant in self.tenants if tenant.job_id not in gone])
+        left = [tenant for tenant in self.tenants if tenant.job_id not in gone]
+        return not left or (not job.whole and self._has_room(job, left))
 
     @property
     def is_empty(self) -> bool:
@@ -103,9 +88,13 @@ class Spot:
         self.spare = self.capacity - sum(staying) - (job.memory or 0)
         self.spare_places = 0 if job.whole else self.places - len(staying) - 1
 
-    def _fits_beside(self, job: QueuedJob, others: Sequence[Tenant]) -> bool:
-        if job.whole:
-            return not others and (job.memory or 0) <= self.capacity
+    def _suits(self, job: QueuedJob) -> bool:
+        """Whether the job could start here if nothing of ours ran."""
+        fits = self.usable and self.held_from == INFINITY and (job.memory or 0) <= self.capacity
+        return fits and (self.clean or not job.whole)
+
+    def _has_room(self, job: QueuedJob, others: Sequence[Tenant]) -> bool:
+        """Whether a job that shares fits beside these."""
         if len(others) >= self.places or any(tenant.memory is None for tenant in others):
             return False
         return (job.memory or 0) <= self.capacity - sum(tenant.memory or 0 for tenant in others)
@@ -118,13 +107,39 @@ class Host:
     id: str
     spots: list[Spot] = field(default_factory=list)
     empties: int = 0
-    most_free: float = 0.0
+    most_free: float = -1.0
+    most_free_used: float = -1.0
+    """The same of devices with jobs on them."""
 
     def count(self) -> None:
         """Brings the summary up to date."""
         self.empties = sum(spot.is_empty for spot in self.spots)
-        open_spots = [s for s in self.spots if s.usable and not s.closed and len(s.tenants) < s.places]
-        self.most_free = max((spot.free for spot in open_spots), default=-1.0)
+        self.most_free = self.most_free_used = -1.0
+        for spot in self.spots:
+            if spot.usable and not spot.closed and len(spot.tenants) < spot.places:
+                self.most_free = max(self.most_free, spot.free)
+                if spot.tenants:
+                    self.most_free_used = max(self.most_free_used, spot.free)
+
+    def able_whole(self, need: float, end: float) -> list[Spot]:
+        """Devices that a job of `need` bytes may have whole now, if it goes at `end`."""
+        return [
+            spot
+            for spot in self.spots
+            if not spot.tenants and spot.usable and spot.clean and spot.capacity >= need and end <= spot.held_from
+        ]
+
+    def able(self, need: float, end: float) -> list[Spot]:
+        """Devices that a job of `need` bytes which shares may start on now, if it goes at `end`."""
+        return [
+            spot
+            for spot in self.spots
+            if need <= spot.free
+            and spot.usable
+            and not spot.closed
+            and len(spot.tenants) < spot.places
+            and (end <= spot.held_from or (need <= spot.spare and spot.spare_places > 0))
+        ]
 
 
 class Room:
@@ -189,19 +204,22 @@ class Room:
         return spots
 
     def _search(self, job: QueuedJob, end: float, spread: bool) -> list[Spot] | None:
-        spread = spread and not job.whole
-        fallback: list[Spot] | None = None
+        count, need = job.devices, job.memory or 0
+        if job.whole:
+            for host in self.hosts:
+                if host.empties >= count and len(spots := host.able_whole(need, end)) >= count:
+                    return sorted(spots, key=_tight)[:count]
+            return None
+        if not spread:
+            for host in self.hosts:
+                if host.most_free_used >= need:
+                    spots = [spot for spot in host.able(need, end) if spot.tenants]
+                    if len(spots) >= count:
+                        return sorted(spots, key=_tight)[:count]
         for host in reversed(self.hosts) if spread else self.hosts:
-            if host.empties < job.devices if job.whole else host.most_free < (job.memory or 0):
-                continue
-            spots = [spot for spot in host.spots if spot.takes(job, end)]
-            if len(spots) < job.devices:
-                continue
-            spots.sort(key=_roomy if spread else _tight)
-            if spread or job.whole or spots[job.devices - 1].tenants:
-                return spots[: job.devices]
-            fallback = fallback or spots[: job.devices]
-        return fallback
+            if host.most_free >= need and len(spots := host.able(need, end)) >= count:
+                return sorted(spots, key=_roomy if spread else _tight)[:count]
+        return None
 
     def place(self, job: QueuedJob, spots: Sequence[Spot], end: float) -> None:
         """Takes the devices for the job until `end`."""
@@ -243,7 +261,9 @@ class Room:
 
     def free_for(self, job: QueuedJob) -> int:
         """The most devices of one host that the job could have now."""
-        return max((sum(spot.takes(job, INFINITY) for spot in host.spots) for host in self.hosts), default=0)
+        need = job.memory or 0
+        able = [host.able_whole(need, INFINITY) if job.whole else host.able(need, INFINITY) for host in self.hosts]
+        return max(map(len, able), default=0)
 
 
 _fullness = attrgetter("empties", "id")

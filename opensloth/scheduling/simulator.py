@@ -41,8 +41,10 @@ class Report:
     preemptions: int
     said_right: float | None = None
     """Part of the jobs that started within max(2 minutes, 20%) of what was said at submission."""
+    said_right_of_waiting: float | None = None
+    """The same of the jobs that did not start at once."""
     start_error_p50: float | None = None
-    """Median distance between the start said at submission and the start."""
+    """Of those, the median distance between the start said at submission and the start."""
 
 
 def simulate_file(
@@ -107,7 +109,8 @@ def _report(
     for task in done:
         alone[task.job.owner] += task.alone_s
         turnaround[task.job.owner] += task.stops[-1] - task.arrived_at
-    errors = sorted(_error(task, said) for task in done) if said is not None else []
+    waited = [task for task in done if said is not None and task.job.id in said]
+    errors = sorted(_error(task, said or {}) for task in waited)
     return Report(
         policy,
         jobs=len(tasks),
@@ -122,6 +125,7 @@ def _report(
         fairness=jain([alone[user] / turnaround[user] for user in sorted(alone)]),
         preemptions=sum(len(task.stops) - 1 for task in done),
         said_right=None if said is None else sum(_right(task, said) for task in done) / len(done),
+        said_right_of_waiting=sum(_right(task, said or {}) for task in waited) / len(waited) if waited else None,
         start_error_p50=_quantile(errors, 0.5) if errors else None,
     )
 

@@ -71,7 +71,7 @@ class Running:
     """Bytes on each device, the larger of estimate and measurement; None: it holds them whole."""
     expected_end: float | None = None
     preemptible_from: float = float("inf")
-    """End of its minimum run time."""
+    """End of its minimum run time (`Rules.min_run_s`)."""
     promised_end: float | None = None
     """It was let past a job in front of it because it said that it would be gone by then."""
     stopping: bool = False
@@ -116,11 +116,13 @@ class Rules:
     """Device-seconds per share that halve the fair-share factor."""
     unknown_s: float = 4 * 3600
     """What a job is taken to last when nobody knows."""
+    min_run_s: float = 600.0
+    """Before it has run this long a job is not preempted."""
     stop_s: float = 60.0
     """From asking a job to stop until its devices are free."""
     worth_preempting_s: float = 180.0
     """A job that is expected to start within this does not preempt."""
-    examined: int = 8
+    examined: int = 4
     """How many blocked jobs a round looks at closely: they may preempt, the first one reserves."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from opensloth.scheduling.types import Account, Device, QueuedJob, Rules, Running, Usage
 
@@ -20,7 +20,7 @@ class World:
     running: list[Running]
     usage: Usage
     now: float = NOW
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
 
 
 def random_world(
@@ -123,6 +123,8 @@ def _usage(rng: random.Random, owners: int, quotas: bool) -> Usage:
         used = Account(rng.choice((0.0, rng.uniform(0, 1e6))), rng.choice((1.0, 1.0, 2.0)))
         if not quotas:
             return used
-        return replace(used, max_devices=rng.choice((None, 1, 2, 4, 8)), device_s_left=rng.choice((None, None, 5.0, 0.0)))
+        return replace(
+            used, max_devices=rng.choice((None, 1, 2, 4, 8)), device_s_left=rng.choice((None, None, 5.0, 0.0))
+        )
 
     return Usage({f"user-{i}": account() for i in range(owners)}, {f"team-{i}": account() for i in range(2)})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from opensloth.scheduling.planner import plan
 from opensloth.scheduling.quotas import ever_allowed
-from opensloth.scheduling.replay import Physics, Replay, Task
+from opensloth.scheduling.replay import Replay, Task
 from opensloth.scheduling.traces import box
 from opensloth.scheduling.types import QueuedJob, Rules
 from tests.support.worlds import holdable, random_world
@@ -46,8 +46,8 @@ def test_a_stream_of_small_jobs_of_a_higher_class_does_not_hold_a_large_job_back
     large = Task(QueuedJob("large", "ann", 0, 60.0, 8, expected_s=HOUR), HOUR)
     # Two others could fill twice the box for three days.
     others = stream("ben", 2, 72, 450.0, HOUR) + stream("cem", 2, 72, 450.0, HOUR)
-    rules = Rules(neglect_s=6 * HOUR)
-    replay = Replay(plan, box(), [large, *others], rules=rules, physics=Physics(min_run_s=2 * HOUR))
+    rules = Rules(neglect_s=6 * HOUR, min_run_s=2 * HOUR)
+    replay = Replay(plan, box(), [large, *others], rules=rules)
     while not large.starts and replay.step():
         pass
     assert large.starts[0] <= rules.neglect_s + 2 * HOUR
@@ -56,7 +56,7 @@ def test_a_stream_of_small_jobs_of_a_higher_class_does_not_hold_a_large_job_back
 def test_in_one_class_a_large_job_waits_for_its_share_and_not_for_the_others_queue():
     large = Task(QueuedJob("large", "ann", 1, 60.0, 8, expected_s=HOUR), HOUR)
     others = stream("ben", 1, 72, 450.0, HOUR) + stream("cem", 1, 72, 450.0, HOUR)
-    replay = Replay(plan, box(), [large, *others], rules=Rules(), physics=Physics())
+    replay = Replay(plan, box(), [large, *others], rules=Rules())
     while not large.starts and replay.step():
         pass
     assert large.starts[0] <= 4 * HOUR
