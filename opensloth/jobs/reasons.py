@@ -26,6 +26,7 @@ _ALL = [
     Reason("cpu_oom", "the host ran out of memory", "lower per_device_train_batch_size or max_seq_length"),
     Reason("nan_loss", "the loss or its gradient became NaN or infinite", "lower learning_rate and look at the data"),
     Reason("dataset_error", "the dataset cannot be trained on", "correct the dataset and submit again"),
+    Reason("reward_failed", "a reward function failed", "correct the reward that the message names"),
     Reason("model_not_found", "the model cannot be found", "`opensloth models list` shows what is registered"),
     Reason("model_error", "the model cannot be loaded", "check that it is a causal language model in safetensors"),
     Reason("invalid_arguments", "the training arguments are not accepted", "correct what the message names"),
