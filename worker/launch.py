@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from opensloth.datasets.rows import FileRow
 from opensloth.devices.inventory import FoundDevice, facts
 from opensloth.errors import OpenSlothError
 from opensloth.jobs.attempts import Placed
-from opensloth.jobs.inputs import describe, facts_of
+from opensloth.jobs.inputs import SECTION, facts_of, resolve_for
 from opensloth.jobs.spec import load_job_spec
 from opensloth.models.registry import ModelChoice
-from opensloth.resolve import resolve
 from opensloth.services import Services
 from opensloth.training.run_spec import DatasetRef, RunSpec
 
@@ -29,9 +29,7 @@ def run_folder(services: Services, job_id: str, attempt: int) -> Path:
     return services.settings.runs / job_id / str(attempt)
 
 
-def prepare_run(
-    services: Services, placed: Placed, devices: Sequence[FoundDevice]
-) -> tuple[RunSpec, dict[str, object]]:
+def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevice]) -> tuple[RunSpec, dict[str, Any]]:
     """Make the run folder and its `run.json`; also returns the resolved configuration for the job.
 
     Raises CannotStart with a reason code where an input is gone.
@@ -42,13 +40,15 @@ def prepare_run(
     run_dir.mkdir(parents=True)
     spec = load_job_spec(job.spec)
     with services.database.read() as session:
-        choice = services.models.choose(session, spec.opensloth_config.fast_model_args.model_name)
+        config = spec.opensloth_config
+        choice = services.models.choose_with_adapter(
+            session, config.fast_model_args.model_name, config.pretrained_lora, SECTION
+        )
         train = session.get(FileRow, job.dataset_id)
         evaluation = session.get(FileRow, job.eval_dataset_id) if job.eval_dataset_id else None
     if train is None or (job.eval_dataset_id and evaluation is None):
         raise CannotStart("a dataset of this job was deleted", code="input_deleted")
-    device_facts = facts_of(facts(list(devices)))
-    resolved = resolve(spec.opensloth_config, spec.training_args, device_facts, adapter_lora=choice.adapter_lora)
+    resolved = resolve_for(spec, facts_of(facts(list(devices))), choice)
     run = RunSpec(
         job_id=job.id,
         job_name=job.name,
@@ -71,7 +71,7 @@ def prepare_run(
         checkpoint_interval_s=services.settings.checkpoint_interval_s,
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
-    return run, describe(resolved, device_facts)
+    return run, resolved.to_json()
 
 
 def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:

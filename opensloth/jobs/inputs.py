@@ -15,10 +15,11 @@ from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.states import TERMINAL, State
-from opensloth.models.registry import JOB_ID, ModelRegistry, unknown_model
+from opensloth.models.registry import JOB_ID, ModelChoice, ModelRegistry, unknown_model
 from opensloth.resolve import DeviceFacts, Resolved, resolve
 
-MODEL_FIELD = "opensloth_config.fast_model_args.model_name"
+SECTION = "opensloth_config"
+MODEL_FIELD = f"{SECTION}.fast_model_args.model_name"
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,22 @@ def resolve_inputs(
     parent = _unfinished_parent(session, name)
     if parent is not None:
         return Inputs(sorted({*depends_on, parent}), None)
-    choice = models.choose(session, name, MODEL_FIELD)
+    choice = models.choose_with_adapter(session, name, spec.opensloth_config.pretrained_lora, SECTION)
     facts = _facts_for(session, spec)
     if facts is None:
         return Inputs(depends_on, None)
-    resolved = resolve(spec.opensloth_config, spec.training_args, facts, adapter_lora=choice.adapter_lora)
-    return Inputs(depends_on, describe(resolved, facts))
+    return Inputs(depends_on, resolve_for(spec, facts, choice).to_json())
 
 
-def describe(resolved: Resolved, facts: DeviceFacts) -> dict[str, Any]:
-    """The resolved configuration as the job shows it."""
-    return {
-        "opensloth_config": resolved.opensloth_config.model_dump(mode="json"),
-        "training_args": resolved.training_args.model_dump(mode="json"),
-        "engine": resolved.engine,
-        "device": facts.kind,
-        "why": dict(resolved.why),
-    }
+def resolve_for(spec: JobSpec, facts: DeviceFacts, choice: ModelChoice) -> Resolved:
+    """The spec's configuration on such a device and from such a model."""
+    return resolve(
+        spec.opensloth_config,
+        spec.training_args,
+        facts,
+        adapter_lora=choice.adapter_lora,
+        has_eval_dataset=spec.eval_dataset is not None,
+    )
 
 
 def facts_of(stored: dict[str, Any]) -> DeviceFacts:

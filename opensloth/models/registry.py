@@ -179,6 +179,21 @@ class ModelRegistry:
             field, f"there is no model {name!r}: give a registered model, a hub id like org/name, or a job's id"
         )
 
+    def choose_with_adapter(self, session: Session, name: str, adapter: str | None, section: str) -> ModelChoice:
+        """What `model_name` and, where given, `pretrained_lora` in the spec's `section` stand for together."""
+        base = self.choose(session, name, f"{section}.fast_model_args.model_name")
+        if adapter is None:
+            return base
+        field = f"{section}.pretrained_lora"
+        found = self.choose(session, adapter, field)
+        if found.adapter_key is None:
+            raise unknown_model(field, f"{adapter!r} is not an adapter; give the id of a job's result")
+        if base.adapter_key is not None:
+            raise unknown_model(field, f"{name!r} is an adapter already; name its base {base.base_id!r} as model_name")
+        if found.base_id != base.base_id:
+            raise unknown_model(field, f"{adapter!r} belongs to the base {found.base_id!r}, not to {base.base_id!r}")
+        return found
+
     def _choice(self, session: Session, row: ModelRow, field: str) -> ModelChoice:
         if row.status == "failed":
             raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}")
