@@ -162,7 +162,10 @@ def _dpo(source: ScriptSource) -> str:
     return Dataset.from_list(pairs)
 
 
-class PairTrainer(DPOTrainer):
+{_body((Path(__file__).parent / "training" / "methods" / "pairs.py").read_text())}
+
+
+class PairTrainer(MeanOverPairs, DPOTrainer):
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset  # the pairs are tokenized, with their prompts cut"""
 

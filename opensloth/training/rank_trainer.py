@@ -146,3 +146,11 @@ class RankTrainer(Trainer):
             active = model.active_adapters[0]
             model.load_adapter(resume_from_checkpoint, active, is_trainable=True)
             model.set_adapter(active)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.distributed or self.args.device.type != "cpu":
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # accelerate calls a rank's CPU "cpu:0", where torch cannot load to.
+        for name, owner in (("optimizer.pt", self.optimizer), ("scheduler.pt", self.lr_scheduler)):
+            owner.load_state_dict(torch.load(os.path.join(checkpoint, name), map_location="cpu", weights_only=True))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,22 @@ def make_run(
     )
     (run_dir / "run.json").write_text(made.model_dump_json())
     return made
+
+
+def next_attempt(spec: RunSpec, step: int) -> RunSpec:
+    """The attempt after `spec`, on an empty folder, from the checkpoint after `step`."""
+    run_dir = Path(f"{spec.run_dir}-{spec.attempt + 1}")
+    run_dir.mkdir()
+    again = spec.model_copy(
+        update={
+            "attempt": spec.attempt + 1,
+            "run_dir": str(run_dir),
+            "resume_from": f"{spec.checkpoint_key}/step-{step:08d}",
+        }
+    )
+    (run_dir / "run.json").write_text(again.model_dump_json())
+    shutil.rmtree(Path(spec.run_dir) / "output", ignore_errors=True)
+    return again
 
 
 def records(spec: RunSpec, kind: str | None = None) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from opensloth.datasets.prepare import Prepared, prepare_dpo, split_rows
 from opensloth.init_modules import load_base_model
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
+from opensloth.training.methods.pairs import MeanOverPairs
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import dpo_arguments
 
 
-class OpenSlothDPOTrainer(RankTrainer, DPOTrainer):
+class OpenSlothDPOTrainer(RankTrainer, MeanOverPairs, DPOTrainer):
     """TRL's DPO with the steps of a rank; the loss is the mean over all pairs of the global batch."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

@@ -56,6 +56,28 @@ def test_dpo_takes_splits_and_evaluates(tiny_model: Path, tmp_path: Path) -> Non
     assert list(model.peft_config) == ["default"]
 
 
+@pytest.mark.parametrize(("training_type", "rows"), [("sft", sft_rows(5)), ("dpo", dpo_rows(5))])
+def test_the_loss_does_not_depend_on_how_a_step_falls_into_batches(
+    training_type: str, rows: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    curves = []
+    for size, accumulation in ((5, 1), (2, 3)):  # 5 rows at once, or 2, 2 and 1
+        config = _config(tiny_model, training_type=training_type)
+        model, tokenizer = init_model_and_tokenizer(config)
+        arguments = _arguments(
+            tmp_path,
+            learning_rate=1e-2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer = create_trainer_by_type(model, tokenizer, rows, config, arguments)
+        trainer.train()
+        curves.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
+    assert len(curves[0]) == 2
+    for one, other in zip(*curves, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
 def test_a_model_without_an_adapter_gets_the_configured_one(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
+from typing import Any
 
 import pytest
 
-from tests.support.training import Signal, TrainerHost, curve, log, make_run, records
+from tests.support.training import Signal, TrainerHost, curve, log, make_run, next_attempt, records
 
 
 @pytest.mark.parametrize("training_type", ["sft", "dpo"])
@@ -37,6 +38,26 @@ def test_without_clipping_gradients_are_averaged_as_well(
     assert trainers.run(two) == 0, log(two)
     for step, values in curve(one).items():
         assert curve(two)[step] == pytest.approx(values, rel=1e-4)
+
+
+def test_killed_and_resumed_two_processes_train_as_uninterrupted(
+    tiny_model: Path, trainers: TrainerHost, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "arguments": _batch(2) | {"save_steps": 2},
+        "config": {"lora_args": {"lora_dropout": 0.1}},
+        "world_size": 2,
+    }
+    whole = make_run(tmp_path, tiny_model, "dpo", name="whole", **options)
+    killed = make_run(tmp_path, tiny_model, "dpo", name="killed", **options)
+    assert trainers.run(whole) == 0, log(whole)
+    assert trainers.run(killed, Signal(SIGKILL, step=3)) == -SIGKILL, log(killed)
+    resumed = next_attempt(killed, step=2)
+    assert trainers.run(resumed) == 0, log(resumed)
+    expected, got = curve(whole), curve(killed, resumed)
+    assert got.keys() == expected.keys()
+    for step, values in expected.items():
+        assert got[step] == pytest.approx(values, rel=1e-5), f"step {step}"
 
 
 def test_a_stop_ends_both_ranks_after_the_same_step(tiny_model: Path, trainers: TrainerHost, tmp_path: Path) -> None:

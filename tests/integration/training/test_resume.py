@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from opensloth.storage import Storage
 from opensloth.training.run_spec import RunSpec
-from tests.support.training import Signal, TrainerHost, curve, dpo_rows, log, make_run, records
+from tests.support.training import Signal, TrainerHost, curve, dpo_rows, log, make_run, next_attempt, records
 
 DROPOUT = {"lora_args": {"r": 4, "lora_dropout": 0.1}}
 
@@ -40,7 +39,7 @@ def test_killed_and_resumed_it_ends_with_the_same_model(
     assert trainers.run(whole) == 0, log(whole)
     assert trainers.run(killed, Signal(SIGKILL, step=6)) == -SIGKILL, log(killed)
 
-    resumed = _resume(killed, tmp_path, step=4)
+    resumed = next_attempt(killed, step=4)
     assert trainers.run(resumed) == 0, log(resumed)
 
     steps = records(whole, "started")[0]["max_steps"]
@@ -75,7 +74,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
 
-    resumed = _resume(killed, tmp_path, step=4)
+    resumed = next_attempt(killed, step=4)
     assert trainers.run(resumed) == 0, log(resumed)
     assert records(resumed, "started")[0]["resumed_step"] == 2
     assert any("step-00000004 is passed over" in record["message"] for record in records(resumed))
@@ -87,27 +86,11 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_result(
     arguments = {"save_steps": 2, "max_steps": 4}
     killed = make_run(tmp_path, tiny_model, "dpo", name="killed", arguments=arguments)
     assert trainers.run(killed, Signal(SIGKILL, phase="saving")) == -SIGKILL, log(killed)
-    resumed = _resume(killed, tmp_path, step=4)
+    resumed = next_attempt(killed, step=4)
     assert trainers.run(resumed) == 0, log(resumed)
     assert not records(resumed, "started")
     newest = _folder(killed, f"{killed.checkpoint_key}/step-00000004")
     _same_weights(newest, _folder(resumed, resumed.artifact_key))
-
-
-def _resume(spec: RunSpec, folder: Path, step: int) -> RunSpec:
-    """The next attempt of `spec`, from its checkpoint after `step`."""
-    run_dir = folder / f"{Path(spec.run_dir).name}-2"
-    run_dir.mkdir()
-    again = spec.model_copy(
-        update={
-            "attempt": 2,
-            "run_dir": str(run_dir),
-            "resume_from": f"{spec.checkpoint_key}/step-{step:08d}",
-        }
-    )
-    (run_dir / "run.json").write_text(again.model_dump_json())
-    shutil.rmtree(Path(spec.run_dir) / "output", ignore_errors=True)
-    return again
 
 
 def _folder(spec: RunSpec, key: str) -> Path:

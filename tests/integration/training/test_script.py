@@ -14,13 +14,17 @@ import pytest
 from opensloth.script import ScriptSource, render_script
 from opensloth.storage import Storage
 from opensloth.training.run_spec import RunSpec
-from tests.support.training import TrainerHost, curve, log, make_run
+from tests.support.training import TrainerHost, curve, dpo_rows, log, make_run
 
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"config": {"lora_args": {"r": 4, "lora_dropout": 0.1}}},
     "sft unpacked": {"config": {"sequence_packing": False, "loss_on": "all"}},
     "sft in full": {"config": {"fast_model_args": {"full_finetuning": True}}},
-    "dpo": {"training_type": "dpo", "config": {"dpo_args": {"max_prompt_length": 20, "beta": 0.3}}},
+    "dpo": {
+        "training_type": "dpo",
+        "config": {"dpo_args": {"max_prompt_length": 20, "beta": 0.3}},
+        "rows": dpo_rows(7),  # the last step of an epoch has 2 pairs and 1
+    },
     "dpo from an adapter": {"training_type": "dpo"},
 }
 
