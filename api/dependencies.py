@@ -43,7 +43,7 @@ def strict_query(request: Request) -> None:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
         return
-    known = _query_names(route.dependant) | {"metadata"}
+    known = _query_names(route.dependant)
     unknown = [name for name in request.query_params if _base(name) not in known]
     if not unknown:
         return

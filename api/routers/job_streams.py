@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.streaming.hub import Hub
 from api.streaming.logs import log_stream
+from api.streaming.response import EndlessResponse
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.events.records import EventView
 from opensloth.jobs.states import TERMINAL
@@ -71,7 +71,7 @@ def get_events(
     if request.method == "HEAD":
         return Response(media_type=EVENT_STREAM, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
-    return StreamingResponse(hub.stream(job_id, after, is_over=is_over), media_type=EVENT_STREAM, headers=NO_STORE)
+    return EndlessResponse(hub.stream(job_id, after, is_over=is_over), media_type=EVENT_STREAM, headers=NO_STORE)
 
 
 @router.get("/metrics")
@@ -100,7 +100,7 @@ async def get_logs(
     if request.method == "HEAD":
         return Response(media_type=media_type, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
-    return StreamingResponse(
+    return EndlessResponse(
         log_stream(services, job_id, hub.limiter, follow=follow), media_type=media_type, headers=NO_STORE
     )
 

@@ -61,13 +61,14 @@ def list_jobs(
     caller: CallerDep,
     state: Annotated[list[str] | None, Query(description="Once for each state that is wanted.")] = None,
     owner: Annotated[str | None, Query(max_length=64)] = None,
+    metadata: Annotated[str | None, Query(description="`metadata[key]=value`, once for each pair.")] = None,
     limit: Limit = 20,
     after: After = None,
 ) -> Page[JobView]:
     """Jobs, newest first. `metadata[key]=value` keeps those with that pair."""
     states = [name for entry in state or [] for name in entry.split(",")]
-    metadata = metadata_filter(request)
-    jobs, more = services.jobs.list(caller, states=states, owner=owner, metadata=metadata, limit=limit, after=after)
+    pairs = metadata_filter(request)
+    jobs, more = services.jobs.list(caller, states=states, owner=owner, metadata=pairs, limit=limit, after=after)
     return Page(data=jobs, has_more=more, first_id=jobs[0].id if jobs else None, last_id=jobs[-1].id if jobs else None)
 
 

@@ -92,6 +92,7 @@ class Feed:
         self._limiter = limiter
         self._watchers: set[Watcher] = set()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._seq = 0
 
     def watch(self, after: int) -> Watcher:
@@ -106,13 +107,16 @@ class Feed:
     def leave(self, watcher: Watcher) -> bool:
         """End a watcher; returns whether it was the last one, upon which the feed has stopped."""
         self._watchers.discard(watcher)
-        if self._watchers or self._task is None:
-            return not self._watchers
-        self._task.cancel()
+        if self._watchers:
+            return False
+        # Said as well as cancelled: a driver that swallows one cancellation must not keep the feed alive.
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
         return True
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopped:
             away_s = 0.0
             try:
                 await self._from_redis()
@@ -125,7 +129,7 @@ class Feed:
         """Follow the stream; returns when it has lost something or was quiet for long."""
         loop = asyncio.get_running_loop()
         heard = loop.time()
-        while loop.time() - heard < QUIET_S:
+        while loop.time() - heard < QUIET_S and not self._stopped:
             found = await self._redis.xread({stream_key(self._job_id): f"{self._seq}-0"}, count=BATCH, block=BLOCK_MS)
             if not found:
                 continue
@@ -140,7 +144,7 @@ class Feed:
         """Read what is new, and ask again for `for_s` seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + for_s
-        while True:
+        while not self._stopped:
             full = await self._read_database()
             if full:
                 continue

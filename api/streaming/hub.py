@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -34,7 +35,7 @@ class Hub:
         """End the connection to Redis."""
         await self._redis.aclose()
 
-    async def stream(self, job_id: str, after: int, *, is_over: bool) -> AsyncIterator[bytes]:
+    async def stream(self, job_id: str, after: int, *, is_over: bool) -> AsyncGenerator[bytes, None]:
         """SSE of the events beyond `after`: those of the past, then each as it happens, until the job's last one.
 
         `is_over` says that the job had ended before this call, so that nothing but the past is left.
@@ -46,13 +47,14 @@ class Hub:
                 yield chunk
             if is_over or place.ended:
                 return
-            async for chunk in self._live(job_id, place):
-                yield chunk
+            async with aclosing(self._live(job_id, place)) as live:
+                async for chunk in live:
+                    yield chunk
         except OpenSlothError:
             # The database is away: the client takes the stream up again behind the last event that it has.
             return
 
-    async def _live(self, job_id: str, place: _Place) -> AsyncIterator[bytes]:
+    async def _live(self, job_id: str, place: _Place) -> AsyncGenerator[bytes, None]:
         feed = self._feeds.setdefault(job_id, Feed(job_id, self._redis, self._events, self.limiter))
         watcher = feed.watch(place.seq)
         try:

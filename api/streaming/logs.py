@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import anyio
 from anyio.to_thread import run_sync
@@ -61,7 +61,7 @@ def attempts(storage: Storage, folder: str) -> list[int]:
 
 async def log_stream(
     services: Services, job_id: str, limiter: anyio.CapacityLimiter, *, follow: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The log so far; with `follow` also what is added to it, until the job has ended."""
     reader = LogReader(services.storage, job_id)
     while True:

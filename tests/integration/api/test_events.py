@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from api.streaming import feed
+from api.streaming import feed, hub
 from opensloth.events.publisher import redis_client, stream_key
 from opensloth.events.records import Record
 from opensloth.jobs.states import State
@@ -138,10 +138,29 @@ def test_watchers_share_one_feed_and_leave_nothing_behind(admin, base_url, servi
     listeners = [Listener(admin, job_id) for _ in range(20)]
     wait_for(lambda: all(len(listener.events) == 1 for listener in listeners))
     redis = redis_client(services.settings.redis)
-    wait_for(lambda: sum(client["cmd"] == "xread" for client in redis.client_list()) == 1)
+    wait_for(lambda: redis.info("clients")["blocked_clients"] == 1)
     say(services, job_id, 200)
     end(services, job_id)
     assert all(listener.finish() == list(range(1, 203)) for listener in listeners)
+    wait_for(lambda: redis.info("clients")["blocked_clients"] == 0)
+
+
+def test_a_client_that_leaves_ends_its_feed(admin, services):
+    job_id = submit(services)
+    redis = redis_client(services.settings.redis)
+    with admin.stream("GET", f"/v1/jobs/{job_id}/events", headers=SSE) as answer:
+        events = events_of(answer.iter_lines())
+        assert next(events)["seq"] == 1
+        wait_for(lambda: redis.info("clients")["blocked_clients"] == 1)
+    wait_for(lambda: redis.info("clients")["blocked_clients"] == 0)
+
+
+def test_a_silent_stream_sends_comments(admin, services, monkeypatch):
+    monkeypatch.setattr(hub, "HEARTBEAT_S", 0.05)
+    job_id = submit(services)
+    with admin.stream("GET", f"/v1/jobs/{job_id}/events", headers=SSE) as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert [next(comments) for _ in range(3)] == [": keep-alive"] * 3
 
 
 def test_a_client_that_does_not_read_is_bounded_and_misses_nothing(admin, base_url, services, monkeypatch):

@@ -6,30 +6,28 @@ from pathlib import Path
 import pytest
 
 FOREIGN = {"torch", "transformers", "trl", "peft", "unsloth", "datasets", "accelerate", "pyarrow", "numpy", "worker"}
-LIMIT_S = 1.5
 PROBE = """
 import json, sys, time
 started = time.process_time()
-import api.main
+import {what}
 took = time.process_time() - started
 import psutil
 print(json.dumps([took, psutil.Process().memory_info().rss, sorted(sys.modules)]))
 """
 
 
+def imported(what: str) -> tuple[float, int, list[str]]:
+    """Seconds of CPU, bytes of memory and loaded modules of a fresh process that imports `what`."""
+    root = Path(__file__).resolve().parents[3]
+    code = PROBE.format(what=what)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    took, memory, modules = json.loads(done.stdout)
+    return took, memory, modules
+
+
 @pytest.fixture(scope="module")
 def probe() -> tuple[float, int, list[str]]:
-    root = Path(__file__).resolve().parents[3]
-    best: tuple[float, int, list[str]] | None = None
-    # Seconds of CPU, and the best of some: other tests run beside this one.
-    for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", PROBE], cwd=root, capture_output=True, check=True)
-        run = tuple(json.loads(done.stdout))
-        best = run if best is None else min(best, run)
-        if best[0] < LIMIT_S:
-            break
-    assert best is not None
-    return best
+    return imported("api.main")
 
 
 def test_the_api_imports_nothing_that_trains(probe):
@@ -41,5 +39,7 @@ def test_the_api_imports_nothing_that_trains(probe):
 
 def test_the_api_is_imported_quickly_into_little_memory(probe):
     took, memory, _ = probe
-    assert took < LIMIT_S
     assert memory < 150 * 2**20
+    if took >= 1.5:
+        # Other tests make this machine slow: then what the two frameworks alone take is the measure.
+        assert took < 2.5 * imported("fastapi, sqlalchemy.orm")[0]
