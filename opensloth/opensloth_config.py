@@ -11,13 +11,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+from opensloth.method_args import METHOD_ARGS as _ARGS
+from opensloth.method_args import DPOArgs, GRPOArgs, KTOArgs, ORPOArgs, RewardSpec
 from opensloth.training_arguments import QUIET, Seed, TrainingArguments
 
-__all__ = ["DPOArgs", "FastModelArgs", "LoraArgs", "OpenSlothConfig", "TrainingArguments"]
+__all__ = [
+    "DPOArgs",
+    "FastModelArgs",
+    "GRPOArgs",
+    "KTOArgs",
+    "LoraArgs",
+    "ORPOArgs",
+    "OpenSlothConfig",
+    "RewardSpec",
+    "TrainingArguments",
+]
 
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-_ARGS = ConfigDict(extra="allow", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class FastModelArgs(BaseModel):
@@ -60,30 +70,12 @@ class LoraArgs(BaseModel):
     """Seed of the adapter's first weights, 0 to 2**32 - 1."""
 
 
-class DPOArgs(BaseModel):
-    """What DPO alone needs (arXiv:2305.18290); further fields go on to TRL's `DPOConfig`."""
-
-    model_config = _ARGS
-
-    beta: float = Field(default=0.1, gt=0, le=1000)
-    """Weight of staying near the reference model, a plain number: the higher, the nearer."""
-    max_length: int = Field(default=1024, ge=8, le=1_048_576)
-    """Longest prompt with its answer, in tokens; see `filter_overlength_samples` for longer pairs."""
-    max_prompt_length: int | None = Field(default=512, ge=1, le=1_048_576)
-    """Longest prompt, in tokens; its beginning is cut. None leaves the prompt whole."""
-    loss_type: str | list[str] = Field(default="sigmoid", min_length=1)
-    """TRL's name of the loss ("sigmoid", "ipo", "hinge", ...), or several that are added."""
-    loss_weights: list[float] | None = None
-    """Factor of each loss where `loss_type` names several; all 1 when not set."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Probability that a preference is the wrong way round, 0 to below 0.5; for the losses that know it."""
-
-
 class OpenSlothConfig(BaseModel):
     """One training: its method, model, adapter and data handling; `TrainingArguments` is its other half.
 
     `model_fields_set` of it and of its parts tells what the user set; `opensloth.resolve.resolve` fills the rest.
-    Another method's arguments are one more class here and one more field beside `dpo_args`.
+    A built-in method's own arguments are a class in `opensloth.method_args` and a field beside `dpo_args`; those of a
+    method that a plugin registered are in `method_args`.
     """
 
     model_config = ConfigDict(
@@ -91,7 +83,7 @@ class OpenSlothConfig(BaseModel):
     )
 
     training_type: str = "sft"
-    """The method: "sft", "dpo", or one that was registered in `opensloth.methods`."""
+    """The method: "sft", "dpo", "kto", "orpo", "grpo", or one that was registered in `opensloth.methods`."""
     engine: Literal["auto", "unsloth", "transformers"] = "auto"
     """What trains: auto takes Unsloth where CUDA and Unsloth are there, else transformers."""
     fast_model_args: FastModelArgs
@@ -100,15 +92,30 @@ class OpenSlothConfig(BaseModel):
     """The adapter; the method's defaults when not set, none with full fine-tuning."""
     dpo_args: DPOArgs | None = None
     """DPO's own arguments; only with `training_type="dpo"`."""
+    kto_args: KTOArgs | None = None
+    """KTO's own arguments; only with `training_type="kto"`."""
+    orpo_args: ORPOArgs | None = None
+    """ORPO's own arguments; only with `training_type="orpo"`."""
+    grpo_args: GRPOArgs | None = None
+    """GRPO's own arguments, rewards among them; only with `training_type="grpo"`."""
+    method_args: dict[str, Any] | None = None
+    """The own arguments of a training type that a plugin registered, as its `Method.args_class` takes them."""
     pretrained_lora: str | None = Field(default=None, min_length=1)
     """The adapter that training goes on from: an earlier job's result or, in a script, a local directory."""
 
     sequence_packing: bool = True
-    """Put several short rows into one sequence; on for SFT, DPO's pairs are never packed."""
+    """Put several short rows into one sequence; on for SFT, the other methods' rows are never packed."""
     filter_overlength_samples: bool = True
-    """Leave rows out that are longer than `max_seq_length` (DPO: `max_length`) tokens; false cuts them off there."""
+    """Leave rows out that are longer than `max_seq_length` (or the method's `max_length`) tokens; false cuts them."""
     loss_on: Literal["assistant", "completion", "all"] | None = None
     """Tokens that SFT learns: "assistant" turns, "completion", or "all"; by the form of the data when not set."""
+
+    eval_split: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the training rows that is kept for evaluation instead, above 0 and below 1; drawn with `data_seed`."""
+    early_stopping_patience: int | None = Field(default=None, ge=1, le=10_000)
+    """Evaluations in a row that may pass without a better `metric_for_best_model`; then training ends. None: never."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0, le=1e6)
+    """What the metric must gain to count as better, in its own unit."""
 
     data_cache_path: str | None = None
     """Local directory or file of the data in a script; over HTTP it is the job's `dataset`."""

@@ -14,11 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from opensloth.errors import FieldError, InvalidInput
-from opensloth.methods import Method, get_method
-from opensloth.opensloth_config import DPOArgs, LoraArgs, OpenSlothConfig, TrainingArguments
+from opensloth.methods import METHODS, Method, get_method
+from opensloth.opensloth_config import (
+    DPOArgs,
+    GRPOArgs,
+    KTOArgs,
+    LoraArgs,
+    OpenSlothConfig,
+    ORPOArgs,
+    TrainingArguments,
+)
 
 Engine = Literal["transformers", "unsloth"]
 
@@ -40,6 +48,11 @@ BITSANDBYTES_OPTIMIZERS: dict[str, str | None] = {
     "paged_ademamix_32bit": None,
     "paged_ademamix_8bit": None,
 }
+
+
+GRPO = "opensloth_config.grpo_args"
+PLUGIN_FIELD = "method_args"
+"""Where the arguments are of a method from outside the package."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +110,15 @@ def resolve(
     engine = _choose_engine(draft, device)
     _fill_method_defaults(draft, method)
     _fit_lora(draft, adapter_lora)
-    _fit_lengths(draft)
+    _fit_lengths(draft, method)
+    _fit_method(draft, method, device)
     _fit_weights(draft, device, engine)
     _fit_precision(draft, device)
     _fit_optimizer(draft, device)
     _fit_checkpointing(draft, device, engine)
-    _fit_schedule(draft, has_eval_dataset)
+    _fit_schedule(draft, has_eval_dataset or draft.config.eval_split is not None)
+    _fit_best(draft, method)
+    _fit_groups(draft, method, device)
     return Resolved(draft.config, draft.training_args, engine, device.kind, dict(draft.why))
 
 
@@ -151,10 +167,16 @@ def _invalid(path: str, message: str, code: str = "invalid") -> InvalidInput:
 
 def _fill_parts(draft: _Draft, method: Method) -> None:
     config = draft.config
-    if config.dpo_args is None and method.args_field == "dpo_args":
-        config.dpo_args = DPOArgs()
-    elif config.dpo_args is not None and method.args_field != "dpo_args":
-        draft.put("opensloth_config.dpo_args", None, f"{method.name} does not use them")
+    own = {name for known in METHODS.values() if (name := known.args_field)} - {method.args_field}
+    for name in sorted(own):
+        if getattr(config, name) is not None:
+            draft.put(f"opensloth_config.{name}", None, f"{method.name} does not use them")
+    if method.args_class is not None and method.args_field is not None:
+        given = getattr(config, method.args_field)
+        if method.args_field == PLUGIN_FIELD:
+            config.method_args = check_method_args(method.args_class, given or {})
+        elif given is None:
+            setattr(config, method.args_field, method.args_class())
     if config.fast_model_args.full_finetuning:
         if config.lora_args is not None:
             draft.put("opensloth_config.lora_args", None, "full fine-tuning trains all weights, without an adapter")
@@ -216,18 +238,73 @@ def _hold_adapter_shape(draft: _Draft, adapter: dict[str, Any]) -> None:
         raise InvalidInput(f"{errors[0].path}: {errors[0].message}", fields=errors)
 
 
-def _fit_lengths(draft: _Draft) -> None:
-    dpo = draft.config.dpo_args
-    if dpo is None:
+def check_method_args(args_class: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
+    """What a plugin's method takes, complete; raises InvalidInput with the fields at fault."""
+    try:
+        return args_class.model_validate(given).model_dump(mode="json")
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False, include_context=False)
+        paths = [".".join([f"opensloth_config.{PLUGIN_FIELD}", *map(str, error["loc"])]) for error in errors]
+        fields = [FieldError(path, error["msg"]) for path, error in zip(paths, errors, strict=True)]
+        raise InvalidInput(f"{fields[0].path}: {fields[0].message}", fields=fields) from None
+
+
+def _fit_lengths(draft: _Draft, method: Method) -> None:
+    own: Any = getattr(draft.config, method.args_field) if method.args_field else None
+    base, longest = f"opensloth_config.{method.args_field}", draft.config.fast_model_args.max_seq_length
+    if isinstance(own, GRPOArgs):
+        _fit_answer_length(draft, own, longest)
+    if not isinstance(own, DPOArgs | KTOArgs | ORPOArgs):
         return
-    base, longest = "opensloth_config.dpo_args", draft.config.fast_model_args.max_seq_length
-    if dpo.max_length > longest:
+    if own.max_length > longest:
         draft.put(f"{base}.max_length", longest, "not longer than max_seq_length")
-    if dpo.max_prompt_length is not None and dpo.max_prompt_length >= dpo.max_length:
+    if own.max_prompt_length is not None and own.max_prompt_length >= own.max_length:
         if draft.is_set(f"{base}.max_prompt_length"):
-            message = f"a prompt of {dpo.max_prompt_length} tokens leaves no room for an answer in max_length "
-            raise _invalid(f"{base}.max_prompt_length", f"{message}{dpo.max_length}; make it smaller", "out_of_range")
-        draft.put(f"{base}.max_prompt_length", dpo.max_length // 2, "half of max_length")
+            message = f"a prompt of {own.max_prompt_length} tokens leaves no room for an answer in max_length "
+            raise _invalid(f"{base}.max_prompt_length", f"{message}{own.max_length}; make it smaller", "out_of_range")
+        draft.put(f"{base}.max_prompt_length", own.max_length // 2, "half of max_length")
+
+
+def _fit_answer_length(draft: _Draft, grpo: GRPOArgs, longest: int) -> None:
+    prompt, answer = f"{GRPO}.max_prompt_length", f"{GRPO}.max_completion_length"
+    if grpo.max_completion_length + (grpo.max_prompt_length or 1) <= longest:
+        return
+    if draft.is_set(prompt) and draft.is_set(answer):
+        message = f"with max_prompt_length this is longer than max_seq_length, which is {longest}"
+        raise _invalid(answer, message, "out_of_range")
+    if not draft.is_set(answer):
+        room = longest - grpo.max_prompt_length if draft.is_set(prompt) and grpo.max_prompt_length else longest // 2
+        if room < 1:
+            raise _invalid(prompt, f"leaves no room for an answer in max_seq_length, which is {longest}")
+        if room < grpo.max_completion_length:
+            draft.put(answer, room, "what max_seq_length leaves beside a prompt")
+    room = longest - grpo.max_completion_length
+    if room < 1:
+        raise _invalid(answer, f"leaves no room for a prompt in max_seq_length, which is {longest}")
+    if grpo.max_prompt_length is not None and grpo.max_prompt_length > room:
+        draft.put(prompt, room, "what max_seq_length leaves beside an answer")
+
+
+def _fit_method(draft: _Draft, method: Method, device: DeviceFacts) -> None:
+    kto, grpo = draft.config.kto_args, draft.config.grpo_args
+    if isinstance(kto, KTOArgs) and method.name == "kto":
+        for name in ("desirable_weight", "undesirable_weight"):
+            if getattr(kto, name) is None:
+                draft.why[f"opensloth_config.kto_args.{name}"] = "balanced from the counts of both labels in the data"
+    if grpo is None:
+        return
+    if not grpo.reward_functions:
+        message = 'name at least one reward, such as ["numeric_answer"]; GET /v1/rewards lists them'
+        raise _invalid(f"{GRPO}.reward_functions", message, "required")
+    args, size = draft.training_args, "training_args.per_device_train_batch_size"
+    step = args.gradient_accumulation_steps * device.count
+    if step * args.per_device_train_batch_size % grpo.num_generations == 0:
+        return
+    if draft.is_set(size) and size not in draft.why:
+        message = f"{args.per_device_train_batch_size} answers x {args.gradient_accumulation_steps} passes"
+        message += f" x {device.count} devices is no multiple of num_generations, which is {grpo.num_generations}"
+        raise _invalid(size, message, "not_a_multiple")
+    draft.put(size, grpo.num_generations, "one group of answers to a prompt")
 
 
 def _fit_weights(draft: _Draft, device: DeviceFacts, engine: Engine) -> None:
@@ -299,15 +376,15 @@ def _fit_checkpointing(draft: _Draft, device: DeviceFacts, engine: Engine) -> No
     draft.put(follows, bool(draft.get(path)), "follows use_gradient_checkpointing")
 
 
-def _fit_schedule(draft: _Draft, has_eval_dataset: bool) -> None:
+def _fit_schedule(draft: _Draft, has_eval: bool) -> None:
     args = draft.training_args
     if args.eval_strategy is None:
-        if not has_eval_dataset:
-            draft.put("training_args.eval_strategy", "no", "there is no eval dataset")
+        if not has_eval:
+            draft.put("training_args.eval_strategy", "no", "there is neither an eval dataset nor eval_split")
         elif args.eval_steps:
             draft.put("training_args.eval_strategy", "steps", "eval_steps is set")
         else:
-            draft.put("training_args.eval_strategy", "epoch", "there is an eval dataset")
+            draft.put("training_args.eval_strategy", "epoch", "there is what to evaluate on")
     if args.save_strategy is None and args.save_steps:
         draft.put("training_args.save_strategy", "steps", "save_steps is set")
     if args.per_device_eval_batch_size is None:
@@ -315,3 +392,30 @@ def _fit_schedule(draft: _Draft, has_eval_dataset: bool) -> None:
         draft.put("training_args.per_device_eval_batch_size", size, "as in training")
     if args.max_steps > 0 and "num_train_epochs" in args.model_fields_set:
         draft.why["training_args.num_train_epochs"] = "not used: max_steps says when training ends"
+
+
+def _fit_best(draft: _Draft, method: Method) -> None:
+    args, metric = draft.training_args, "training_args.metric_for_best_model"
+    patience = draft.config.early_stopping_patience
+    asked = "load_best_model_at_end" if args.load_best_model_at_end else "early_stopping_patience" if patience else None
+    if asked is not None and args.eval_strategy == "no":
+        path = f"training_args.{asked}" if args.load_best_model_at_end else f"opensloth_config.{asked}"
+        raise _invalid(path, "there is nothing to evaluate on; add an eval dataset or eval_split", "contradiction")
+    if asked is not None and args.metric_for_best_model is None:
+        draft.put(metric, method.best_metric, f"what {method.name} is judged by; {asked} needs a metric")
+    if args.metric_for_best_model is not None and args.greater_is_better is None:
+        greater = not args.metric_for_best_model.endswith("loss")
+        draft.put("training_args.greater_is_better", greater, "a loss is better when smaller, all else when greater")
+
+
+def _fit_groups(draft: _Draft, method: Method, device: DeviceFacts) -> None:
+    """Evaluation samples whole groups of answers too."""
+    grpo, args, size = draft.config.grpo_args, draft.training_args, "training_args.per_device_eval_batch_size"
+    if grpo is None or args.eval_strategy == "no" or args.per_device_eval_batch_size is None:
+        return
+    if args.per_device_eval_batch_size * device.count % grpo.num_generations == 0:
+        return
+    if draft.is_set(size) and size not in draft.why:
+        message = f"{args.per_device_eval_batch_size} answers x {device.count} devices is no multiple of "
+        raise _invalid(size, f"{message}num_generations, which is {grpo.num_generations}", "not_a_multiple")
+    draft.put(size, grpo.num_generations, "one group of answers to a prompt")

@@ -31,7 +31,7 @@ class TrainingArguments(BaseModel):
     """Local directory for checkpoints and the result of a script; a job's results are artifacts instead."""
 
     per_device_train_batch_size: int = Field(default=8, ge=1, le=4096)
-    """Rows (DPO: pairs) in one forward pass on one device; 8 unless the method has another default (DPO: 2)."""
+    """Rows (DPO, ORPO: pairs; GRPO: answers) in one pass on one device; 8 unless the method has another default."""
     per_device_eval_batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Rows in one evaluation pass on one device; as many as in training when not set."""
     gradient_accumulation_steps: int = Field(default=4, ge=1, le=65_536)
@@ -80,11 +80,18 @@ class TrainingArguments(BaseModel):
     """Trackers of transformers that a script reports to ("wandb", "tensorboard"); a job's metrics are on the job."""
 
     eval_strategy: str | None = None
-    """When to evaluate: "no", "steps" or "epoch"; each epoch if there is an eval dataset, when not set."""
+    """When to evaluate: "no", "steps" or "epoch"; each epoch if there is what to evaluate on, when not set."""
     eval_steps: StepsOrShare | None = None
     """Optimizer steps between two evaluations; a value below 1 is a share of all steps."""
     eval_on_start: bool = False
     """Evaluate before the first step as well."""
+
+    load_best_model_at_end: bool = False
+    """End with the weights of the best evaluation, by `metric_for_best_model`, instead of the last."""
+    metric_for_best_model: str | None = Field(default=None, min_length=1, max_length=256)
+    """The evaluation's metric that says which weights are best; "eval_loss" when not set (GRPO: "eval_reward")."""
+    greater_is_better: bool | None = None
+    """Whether that metric is better when greater; for all but losses, when not set."""
 
     save_strategy: str | None = None
     """When a checkpoint is due: "no", "steps" or "epoch"; a job also saves one every few minutes by itself."""

@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.method_args import MAX_REWARDS
 from opensloth.rewards import code_tests, graders, http, json_schema, length, matching, numeric  # noqa: F401 - register
 from opensloth.rewards.file_reward import as_reward
 from opensloth.rewards.files import PREFIX, FileReward, FileRewardRefused, list_files, read_file
 from opensloth.rewards.registry import Reward, reward_map
 from opensloth.rewards.spec import Params, RewardPolicy, RewardSpec, Row
-
-MAX_REWARDS = 20
 
 
 @dataclass(frozen=True)

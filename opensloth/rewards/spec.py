@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
+
+from opensloth.method_args import RewardSpec
+
+__all__ = ["Column", "Params", "RewardPolicy", "RewardSpec", "Row"]
 
 Row = Mapping[str, Any]
-MAX_NAME = 128
 
 Column = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -21,24 +24,6 @@ class Params(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-
-class RewardSpec(BaseModel):
-    """One entry of `reward_functions`; a plain string means its name."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    name: str = Field(min_length=1, max_length=MAX_NAME)
-    """A reward that `GET /v1/rewards` lists, or `file:NAME` for one from the server's rewards folder."""
-    weight: float = Field(default=1.0, ge=-1e6, le=1e6)
-    """What its scores are multiplied by before the rewards are added up, a plain number."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """The reward's own parameters."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
