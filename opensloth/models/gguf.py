@@ -24,7 +24,10 @@ def convert_gguf(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write_checkpoint(source, aside)
+        with tempfile.TemporaryDirectory() as alone:
+            # transformers would take a tokenizer or config that happens to lie beside the file.
+            (Path(alone) / source.name).symlink_to(source.resolve())
+            _write_checkpoint(Path(alone) / source.name, aside)
         aside.chmod(0o755)
         for file in aside.iterdir():
             file.chmod(0o644)  # safetensors writes its files for the owner alone
@@ -72,7 +75,10 @@ def _end_of_turn(tokenizer: object) -> str:
     for token in CHAT_END_TOKENS:
         if token in template and token in vocabulary:
             return token
-    return str(tokenizer.eos_token)  # type: ignore[attr-defined]
+    end = tokenizer.eos_token  # type: ignore[attr-defined]
+    if end is None:
+        raise ValueError("the GGUF file's tokenizer has no token that ends a text")
+    return str(end)
 
 
 def main() -> None:

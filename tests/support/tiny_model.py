@@ -14,12 +14,12 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def make_tokenizer(chat_template: str = CHAT_TEMPLATE):
-    """One token a byte, and the special tokens."""
+    """One token a byte (one for "QQ" and "ZZ", since some formats need merges), and the special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    vocabulary = {token: i for i, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "QQ", "ZZ"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Q", "Q"), ("Z", "Z")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])

@@ -28,6 +28,7 @@ def test_two_processes_match_one_at_the_same_global_batch(
     assert last[0]["tokens"] == last[1]["tokens"]
 
 
+@pytest.mark.slow
 def test_without_clipping_gradients_are_averaged_as_well(
     tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:

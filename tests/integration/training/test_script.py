@@ -29,7 +29,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("sft unpacked", "sft in full", "dpo from an adapter")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES])
 def test_the_script_gives_the_losses_of_the_job(
     case: str, tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:
