@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opensloth.datasets.messages import Problem, answer, open_conversation, text_problem, whole_conversation
+from opensloth.datasets.messages import Problem, answer, kind, open_conversation, text_problem, whole_conversation
 
 Row = Mapping[str, Any]
 
@@ -72,15 +72,36 @@ def check_preference(row: Row) -> Problem | None:
     return None
 
 
+def check_labelled(row: Row) -> Problem | None:
+    """`prompt` and `completion`, both text or both messages, and whether the completion is wanted: `label`."""
+    label = row.get("label")
+    if not isinstance(label, bool):
+        message = "`label` must be true (wanted) or false (unwanted)"
+        text = "; write it without quotes, in JSONL, JSON or Parquet: CSV knows only text"
+        return Problem("label", f"{message} and is {kind(label)}{text if isinstance(label, str) else ''}")
+    return check_prompt_completion(row)
+
+
+def check_prompt(row: Row) -> Problem | None:
+    """`prompt`, text or messages that wait for an answer; what other columns there are is for the rewards."""
+    prompt = row.get("prompt")
+    return open_conversation(prompt, "prompt") if isinstance(prompt, list) else text_problem(prompt, "prompt")
+
+
 MESSAGES = Form("messages", ("messages",), check_messages)
 PROMPT_COMPLETION = Form("prompt_completion", ("prompt", "completion"), check_prompt_completion)
 TEXT = Form("text", ("text",), check_text)
 INPUT_IDS = Form("input_ids", ("input_ids",), check_input_ids)
 PREFERENCE = Form("preference", ("prompt", "chosen", "rejected"), check_preference)
+LABELLED = Form("labelled", ("prompt", "completion", "label"), check_labelled)
+PROMPT = Form("prompt", ("prompt",), check_prompt)
 
 METHODS: dict[str, tuple[Form, ...]] = {
     "sft": (INPUT_IDS, MESSAGES, PROMPT_COMPLETION, TEXT),
     "dpo": (PREFERENCE,),
+    "kto": (LABELLED,),
+    "orpo": (PREFERENCE,),
+    "grpo": (PROMPT,),
 }
 """The forms that each training type takes, the one that wins first where a row has the columns of several."""
 
