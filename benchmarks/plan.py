@@ -1,4 +1,4 @@
-"""Times one planning round with 10,000 queued jobs, 100 running and 512 devices: `python benchmarks/plan.py`."""
+"""CPU time of one planning round with 10,000 queued jobs, 100 running and 512 devices: `python benchmarks/plan.py`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report(
     taken.sort()
     print(
         f"{name}: {len(queue)} queued, {len(running)} running, {len(devices)} devices, "
-        f"{len(result.placements)} placed: least {taken[0] * 1e3:.1f} ms, median {taken[len(taken) // 2] * 1e3:.1f} ms"
+        f"{len(result.placements)} placed: least CPU {taken[0] * 1e3:.1f} ms, median {taken[len(taken) // 2] * 1e3:.1f} ms"
     )
 
 

@@ -68,7 +68,8 @@ class _Round:
         """Goes through the queue once."""
         ordered = order(queue, self.running, self.usage, self.now, self.rules, self.largest)
         # Jobs run faster alone: they share devices only when the queue could use more than half of the empty ones.
-        spread = sum(job.devices for job in ordered) <= self.room.empties / 2
+        empties = self.room.empties
+        spread = empties > 0 and sum(job.devices for job in ordered) <= empties / 2
         find, waits, now, limited = self.room.find, self.waits, self.now, self.quotas.any
         most = self.rules.examined
         turns = {count: Wait("turn", count) for count in {job.devices for job in ordered}}
