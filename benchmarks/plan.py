@@ -42,7 +42,7 @@ def report(
     taken.sort()
     print(
         f"{name}: {len(queue)} queued, {len(running)} running, {len(devices)} devices, "
-        f"{len(result.placements)} placed: least CPU {taken[0] * 1e3:.1f} ms, median {taken[len(taken) // 2] * 1e3:.1f} ms"
+        f"{len(result.placements)} placed: CPU {taken[0] * 1e3:.1f} ms, median {taken[len(taken) // 2] * 1e3:.1f} ms"
     )
 
 
