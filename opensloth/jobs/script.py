@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from opensloth.database import Database
 from opensloth.datasets.rows import FileRow
 from opensloth.errors import Conflict, InvalidInput, NotFound
+from opensloth.jobs.inputs import SECTION
 from opensloth.jobs.rows import JobRow
 from opensloth.models.registry import ModelChoice, ModelRegistry
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
@@ -23,12 +24,13 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
             raise Conflict(
                 "the job is not resolved yet", code="not_resolved", hint="ask again once a worker has started it"
             )
-        choice = _choice(session, models, job.model_id)
+        config = OpenSlothConfig.model_validate(job.resolved["opensloth_config"])
+        choice = _choice(session, models, job.model_id, config.pretrained_lora)
         data = _file(session, job.dataset_id)
         evaluation = _file(session, job.eval_dataset_id) if job.eval_dataset_id else None
     source = ScriptSource(
         title=f"{job.id} {job.name}".strip(),
-        opensloth_config=OpenSlothConfig.model_validate(job.resolved["opensloth_config"]),
+        opensloth_config=config,
         training_args=TrainingArguments.model_validate(job.resolved["training_args"]),
         engine=job.resolved["engine"],
         device=job.resolved["device"],
@@ -43,9 +45,9 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
     return render_script(source)
 
 
-def _choice(session: Session, models: ModelRegistry, name: str) -> ModelChoice:
+def _choice(session: Session, models: ModelRegistry, name: str, adapter: str | None) -> ModelChoice:
     try:
-        return models.choose(session, name)
+        return models.choose_with_adapter(session, name, adapter, SECTION)
     except InvalidInput:
         # The model was deleted since; the script names it all the same.
         return ModelChoice(base_id=name)

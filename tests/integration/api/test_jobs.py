@@ -152,7 +152,6 @@ def test_checkpoints_are_listed(admin, services):
 
 
 def test_a_job_comes_as_a_script_once_it_is_resolved(admin, services):
-    from opensloth.jobs.inputs import describe
     from opensloth.jobs.rows import JobRow
     from opensloth.jobs.spec import parse_job_spec
     from opensloth.resolve import DeviceFacts, resolve
@@ -164,7 +163,7 @@ def test_a_job_comes_as_a_script_once_it_is_resolved(admin, services):
     with services.database.write() as session:
         row = session.get_one(JobRow, job_id)
         spec = parse_job_spec(row.spec)
-        row.resolved = describe(resolve(spec.opensloth_config, spec.training_args, facts), facts)
+        row.resolved = resolve(spec.opensloth_config, spec.training_args, facts).to_json()
     script = admin.get(f"/v1/jobs/{job_id}/script")
     assert script.headers["content-type"].startswith("text/plain")
     compile(script.text, "script.py", "exec")
