@@ -105,7 +105,10 @@ def encode_dpo(rows: Sequence[Row], tokenizer: Any) -> list[EncodedPair]:
 
 def render(tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, options: dict[str, Any]) -> str:
     """The text of a conversation by the tokenizer's chat template; keys without a value are left out."""
-    clean = [{k: v for k, v in message.items() if v is not None or k == "content"} for message in messages]
+    clean = [
+        {key: value for key, value in message.items() if key == "content" or (value is not None and key != "weight")}
+        for message in messages
+    ]
     text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
     return str(text)
 
@@ -120,12 +123,21 @@ def _conversation(
         return render(tokenizer, part, generation_prompt, options)
 
     text = rendered(messages, False)
-    if loss_on == "all":
+    weightless = {i for i, message in enumerate(messages) if message.get("weight") == 0}
+    if loss_on == "all" and not weightless:
         return Rendered(text, [(0, len(text))], special=False)
     spans = assistant_spans(messages, rendered, _end_tokens(tokenizer))
+    if loss_on == "all":
+        return Rendered(text, _between([span for i, span in spans if i in weightless], len(text)), special=False)
     if loss_on == "completion":
         spans = [item for item in spans if item[0] >= len(prompt)] if prompt else spans[-1:]
-    return Rendered(text, [span for _, span in spans], special=False)
+    return Rendered(text, [span for i, span in spans if i not in weightless], special=False)
+
+
+def _between(spans: list[Span], length: int) -> list[Span]:
+    """What is left of a text of `length` characters without `spans`, which are in order."""
+    borders = [0, *(border for span in spans for border in span), length]
+    return [(start, end) for start, end in zip(borders[::2], borders[1::2], strict=True) if start < end]
 
 
 def _template_options(row: Row) -> dict[str, Any]:

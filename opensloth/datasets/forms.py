@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opensloth.datasets.messages import Problem, answer, kind, open_conversation, text_problem, whole_conversation
+from opensloth.datasets import convert, foreign
+from opensloth.datasets.convert import Converter, plain, to_messages
+from opensloth.datasets.messages import Problem, answer, kind, open_conversation, text_problem
+from opensloth.errors import FieldError, InvalidInput
 
 Row = Mapping[str, Any]
 
@@ -18,15 +21,17 @@ class Form:
     name: str
     columns: tuple[str, ...]
     check: Callable[[Row], Problem | None]
+    convert: Converter = plain
+    """A row that passed the check to what is trained on: messages, text, or token ids."""
+    optional: tuple[str, ...] = ()
+    """Further columns that the check or the conversion reads."""
+    when: Callable[[Row], bool] | None = None
+    """What else tells this form from another with the same columns."""
 
     def fits(self, row: Row) -> bool:
         """Whether `row` has the columns of this form."""
-        return all(row.get(column) is not None for column in self.columns)
-
-
-def check_messages(row: Row) -> Problem | None:
-    """`messages`: one whole conversation."""
-    return whole_conversation(row.get("messages"), "messages")
+        has = all(row.get(column) is not None for column in self.columns)
+        return has and (self.when is None or self.when(row))
 
 
 def check_prompt_completion(row: Row) -> Problem | None:
@@ -67,9 +72,7 @@ def check_preference(row: Row) -> Problem | None:
         return problem
     chosen, rejected = row["chosen"], row["rejected"]
     same = chosen.strip() == rejected.strip() if isinstance(chosen, str) else chosen == rejected
-    if same:
-        return Problem("rejected", "`chosen` and `rejected` are identical, which teaches nothing; remove the row")
-    return None
+    return foreign.identical("chosen", "rejected") if same else None
 
 
 def check_labelled(row: Row) -> Problem | None:
@@ -85,36 +88,82 @@ def check_labelled(row: Row) -> Problem | None:
 def check_prompt(row: Row) -> Problem | None:
     """`prompt`, text or messages that wait for an answer; what other columns there are is for the rewards."""
     prompt = row.get("prompt")
-    return open_conversation(prompt, "prompt") if isinstance(prompt, list) else text_problem(prompt, "prompt")
+    if isinstance(prompt, list):
+        return open_conversation(to_messages(prompt), "prompt") or foreign.check_tools(row)
+    return text_problem(prompt, "prompt")
 
 
-MESSAGES = Form("messages", ("messages",), check_messages)
-PROMPT_COMPLETION = Form("prompt_completion", ("prompt", "completion"), check_prompt_completion)
+_TOOLS = ("tools", "functions", "chat_template_kwargs")
+
+MESSAGES = Form("messages", ("messages",), foreign.check_chat, convert.chat, _TOOLS)
+SHAREGPT = Form("sharegpt", ("conversations",), foreign.check_sharegpt, convert.sharegpt, (*_TOOLS, "system"))
+ALPACA = Form("alpaca", ("instruction", "output"), foreign.check_alpaca, convert.alpaca, ("input", "system"))
+PROMPT_COMPLETION = Form(
+    "prompt_completion", ("prompt", "completion"), check_prompt_completion, convert.prompt_messages, _TOOLS
+)
 TEXT = Form("text", ("text",), check_text)
-INPUT_IDS = Form("input_ids", ("input_ids",), check_input_ids)
-PREFERENCE = Form("preference", ("prompt", "chosen", "rejected"), check_preference)
-LABELLED = Form("labelled", ("prompt", "completion", "label"), check_labelled)
-PROMPT = Form("prompt", ("prompt",), check_prompt)
+INPUT_IDS = Form("input_ids", ("input_ids",), check_input_ids, optional=("labels", "attention_mask"))
+PREFERENCE = Form("preference", ("prompt", "chosen", "rejected"), check_preference, convert.prompt_messages, _TOOLS)
+WHOLE_PREFERENCE = Form(
+    "whole_preference",
+    ("chosen", "rejected"),
+    foreign.check_whole_preference,
+    convert.whole_preference,
+    _TOOLS,
+    foreign.is_whole_conversation,
+)
+SHAREGPT_PREFERENCE = Form(
+    "sharegpt_preference",
+    ("conversations", "chosen", "rejected"),
+    foreign.check_sharegpt_preference,
+    convert.sharegpt_preference,
+    (*_TOOLS, "system"),
+)
+OPENAI_PREFERENCE = Form(
+    "openai_preference",
+    ("input", "preferred_output", "non_preferred_output"),
+    foreign.check_openai_preference,
+    convert.openai_preference,
+    when=foreign.is_openai_input,
+)
+
+PREFERENCES = (OPENAI_PREFERENCE, SHAREGPT_PREFERENCE, WHOLE_PREFERENCE, PREFERENCE)
+LABELLED = Form("labelled", ("prompt", "completion", "label"), check_labelled, convert.prompt_messages, _TOOLS)
+PROMPT = Form("prompt", ("prompt",), check_prompt, convert.prompt_messages, _TOOLS)
 
 METHODS: dict[str, tuple[Form, ...]] = {
-    "sft": (INPUT_IDS, MESSAGES, PROMPT_COMPLETION, TEXT),
-    "dpo": (PREFERENCE,),
+    "sft": (INPUT_IDS, MESSAGES, SHAREGPT, PROMPT_COMPLETION, ALPACA, TEXT),
+    "dpo": PREFERENCES,
     "kto": (LABELLED,),
-    "orpo": (PREFERENCE,),
+    "orpo": PREFERENCES,
     "grpo": (PROMPT,),
 }
 """The forms that each training type takes, the one that wins first where a row has the columns of several."""
 
 
-def form_for(training_type: str, row: Row) -> Form | None:
-    """The form in which `row` serves `training_type`, or None."""
-    return next((form for form in METHODS[training_type] if form.fits(row)), None)
+def choose_form(training_type: str, rows: Sequence[Row]) -> Form | None:
+    """The form in which a file that begins with `rows` serves `training_type`: the one that most of them have."""
+    best, most = None, 0
+    for form in METHODS[training_type]:
+        count = sum(form.fits(row) for row in rows)
+        if count > most:
+            best, most = form, count
+    return best
+
+
+def form_named(training_type: str, name: str) -> Form:
+    """The form of that name; raises InvalidInput that names those there are."""
+    forms = {form.name: form for form in METHODS.get(training_type, ())}
+    if name in forms:
+        return forms[name]
+    message = f"{training_type} has no form {name[:64]!r}; there are {', '.join(forms) or 'none'}"
+    raise InvalidInput(message, fields=[FieldError("opensloth_config.dataset_form", message, "unknown_form")])
 
 
 def detect(row: Row) -> str | None:
     """The name of the form of `row`, the more particular one first (`preference` before `prompt_completion`)."""
     forms = dict.fromkeys(form for forms in METHODS.values() for form in forms)
-    candidates = sorted(forms, key=lambda form: -len(form.columns))
+    candidates = sorted(forms, key=lambda form: (form.when is None, -len(form.columns)))
     return next((form.name for form in candidates if form.fits(row)), None)
 
 
@@ -125,8 +174,9 @@ def needed_columns(training_type: str) -> str:
 
 def known_columns() -> frozenset[str]:
     """Every column that some check reads."""
-    required = {column for forms in METHODS.values() for form in forms for column in form.columns}
-    return frozenset(required | {"labels", "attention_mask"})
+    return frozenset(
+        column for forms in METHODS.values() for form in forms for column in (*form.columns, *form.optional)
+    )
 
 
 def _prompt(row: Row, beside: str) -> Problem | None:
@@ -134,14 +184,14 @@ def _prompt(row: Row, beside: str) -> Problem | None:
     if (isinstance(prompt, str) and isinstance(reply, list)) or (isinstance(prompt, list) and isinstance(reply, str)):
         return Problem("prompt", f"`prompt` and `{beside}` must both be text or both be lists of messages")
     if isinstance(prompt, list):
-        return open_conversation(prompt, "prompt")
+        return open_conversation(to_messages(prompt), "prompt") or foreign.check_tools(row)
     return text_problem(prompt, "prompt")
 
 
 def _reply(row: Row, column: str) -> Problem | None:
     reply = row.get(column)
     if isinstance(row.get("prompt"), list):
-        return answer(reply, column)
+        return answer(to_messages(reply), column)
     return text_problem(reply, column)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+KEYS = ("role", "content")
 SYSTEM_ROLES = ("system", "developer")
 MAY_FOLLOW: dict[str, tuple[str, ...]] = {
     "system": ("user",),
@@ -48,22 +49,27 @@ def text_problem(value: object, column: str) -> Problem | None:
     return None
 
 
-def whole_conversation(value: object, column: str) -> Problem | None:
-    """A conversation that starts with the system or the user and ends with the assistant."""
-    return _conversation(value, column, first=(*SYSTEM_ROLES, "user"), last=("assistant",))
+def whole_conversation(value: object, column: str, keys: tuple[str, str] = KEYS) -> Problem | None:
+    """A conversation that starts with the system or the user and ends with the assistant.
+
+    `keys` are the names that role and content have in the file, for the messages.
+    """
+    return _conversation(value, column, keys, first=(*SYSTEM_ROLES, "user"), last=("assistant",))
 
 
-def open_conversation(value: object, column: str) -> Problem | None:
+def open_conversation(value: object, column: str, keys: tuple[str, str] = KEYS) -> Problem | None:
     """A conversation that waits for the assistant's answer."""
-    return _conversation(value, column, first=(*SYSTEM_ROLES, "user"), last=("user", "tool"))
+    return _conversation(value, column, keys, first=(*SYSTEM_ROLES, "user"), last=("user", "tool"))
 
 
 def answer(value: object, column: str) -> Problem | None:
     """What the assistant says next: starts and ends with the assistant."""
-    return _conversation(value, column, first=("assistant",), last=("assistant",))
+    return _conversation(value, column, KEYS, first=("assistant",), last=("assistant",))
 
 
-def _conversation(value: object, column: str, *, first: tuple[str, ...], last: tuple[str, ...]) -> Problem | None:
+def _conversation(
+    value: object, column: str, keys: tuple[str, str], *, first: tuple[str, ...], last: tuple[str, ...]
+) -> Problem | None:
     if not isinstance(value, list):
         missing = value is None
         return Problem(column, f"`{column}` is missing" if missing else f"`{column}` must be a list of messages")
@@ -71,7 +77,7 @@ def _conversation(value: object, column: str, *, first: tuple[str, ...], last: t
         return Problem(column, f"`{column}` is an empty list; write at least one message")
     before: str | None = None
     for index, message in enumerate(value):
-        problem = _message(message, f"{column}[{index}]")
+        problem = _message(message, f"{column}[{index}]", keys)
         if problem:
             return problem
         role = message["role"]
@@ -79,7 +85,7 @@ def _conversation(value: object, column: str, *, first: tuple[str, ...], last: t
         if role not in allowed:
             place = "first" if before is None else f"after `{before}`"
             return Problem(
-                f"{column}[{index}].role",
+                f"{column}[{index}].{keys[0]}",
                 f"roles are out of order: `{role}` comes {place}, where {_either(allowed)} belongs",
             )
         before = role
@@ -89,19 +95,41 @@ def _conversation(value: object, column: str, *, first: tuple[str, ...], last: t
     return None
 
 
-def _message(message: Any, place: str) -> Problem | None:
+def _message(message: Any, place: str, keys: tuple[str, str]) -> Problem | None:
+    role_key, content_key = keys
     if not isinstance(message, dict):
-        return Problem(place, f"`{place}` must be an object with `role` and `content` and is {kind(message)}")
+        return Problem(
+            place, f"`{place}` must be an object with `{role_key}` and `{content_key}` and is {kind(message)}"
+        )
     role = message.get("role")
     if not isinstance(role, str) or role not in MAY_FOLLOW:
         named = "missing" if role is None else f"`{shown(role)}`"
-        return Problem(f"{place}.role", f"the role is {named}; use system, user, assistant or tool")
+        return Problem(f"{place}.{role_key}", f"the role is {named}; use system, user, assistant or tool")
+    weight = message.get("weight")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1) or role != "assistant"):
+        return Problem(f"{place}.weight", "`weight` must be 0 (not trained on) or 1, and only on assistant messages")
     content = message.get("content")
-    if content is None and role == "assistant" and message.get("tool_calls"):
-        return None
+    if role == "assistant" and message.get("tool_calls"):
+        problem = _tool_calls(message["tool_calls"], f"{place}.tool_calls")
+        if problem or content is None or content == "":
+            return problem
     if content == "" and role in (*SYSTEM_ROLES, "tool"):
         return None
-    return text_problem(content, f"{place}.content")
+    if isinstance(content, list):
+        return Problem(f"{place}.{content_key}", f"`{place}.{content_key}` must be text, or parts that are all text")
+    return text_problem(content, f"{place}.{content_key}")
+
+
+def _tool_calls(calls: Any, place: str) -> Problem | None:
+    if not isinstance(calls, list):
+        return Problem(place, f"`{place}` must be a list and is {kind(calls)}")
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return Problem(f"{place}[{index}]", "a tool call needs `function` with `name` and `arguments`")
+        if isinstance(function.get("arguments"), str):
+            return Problem(f"{place}[{index}].function.arguments", "the arguments are text that is not JSON")
+    return None
 
 
 def _either(roles: tuple[str, ...]) -> str:

@@ -77,22 +77,22 @@ def prepare_sft(
     """
     counts = DataCounts(split)
     kept: list[tuple[np.ndarray, np.ndarray]] = []
-    for encoded in _encoded(rows, lambda batch: encode_sft(batch, tokenizer, loss_on), counts):
+    for encoded in encoded_rows(rows, lambda batch: encode_sft(batch, tokenizer, loss_on), counts):
         cut = _fit_sample(encoded, max_length, filter_overlength, counts)
         if cut is not None:
             kept.append((np.asarray(cut.input_ids, np.int32), np.asarray(cut.labels, np.int32)))
             counts.tokens += len(cut.input_ids)
             counts.trained_tokens += int((kept[-1][1] != IGNORE).sum())
-    _some_left(counts, kept, max_length)
+    some_left(counts, kept, max_length)
     groups = pack([len(ids) for ids, _ in kept], max_length) if packing else [[i] for i in range(len(kept))]
-    columns = {
-        "input_ids": _column([np.concatenate([kept[i][0] for i in group]) for group in groups]),
-        "labels": _column([np.concatenate([kept[i][1] for i in group]) for group in groups]),
+    columns: dict[str, Any] = {
+        "input_ids": [np.concatenate([kept[i][0] for i in group]) for group in groups],
+        "labels": [np.concatenate([kept[i][1] for i in group]) for group in groups],
     }
     if packing:
         counts.packed_rows = len(groups)
-        columns["seq_lengths"] = _column([np.asarray([len(kept[i][0]) for i in group], np.int32) for group in groups])
-    return Prepared(Dataset(pa.table(columns)), counts)
+        columns["seq_lengths"] = [[len(kept[i][0]) for i in group] for group in groups]
+    return Prepared(Dataset(integer_lists(columns)), counts)
 
 
 def prepare_dpo(
@@ -112,17 +112,16 @@ def prepare_dpo(
     """
     counts = DataCounts(split)
     kept: list[EncodedPair] = []
-    for pair in _encoded(rows, lambda batch: encode_dpo(batch, tokenizer), counts):
-        cut = _fit_pair(pair, max_length, max_prompt_length, filter_overlength, counts)
+    for pair in encoded_rows(rows, lambda batch: encode_dpo(batch, tokenizer), counts):
+        cut = fit_pair(pair, max_length, max_prompt_length, filter_overlength, counts)
         if cut is not None:
             kept.append(cut)
             answers = len(cut.chosen_ids) + len(cut.rejected_ids)
             counts.tokens += 2 * len(cut.prompt_ids) + answers
             counts.trained_tokens += answers
-    _some_left(counts, kept, max_length)
+    some_left(counts, kept, max_length)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    columns = {name: _column([np.asarray(getattr(pair, name), np.int32) for pair in kept]) for name in names}
-    return Prepared(Dataset(pa.table(columns)), counts)
+    return Prepared(Dataset(integer_lists({name: [getattr(pair, name) for pair in kept] for name in names})), counts)
 
 
 def _fit_sample(encoded: Encoded, max_length: int, filter_overlength: bool, counts: DataCounts) -> Encoded | None:
@@ -140,9 +139,10 @@ def _fit_sample(encoded: Encoded, max_length: int, filter_overlength: bool, coun
     return encoded
 
 
-def _fit_pair(
+def fit_pair(
     pair: EncodedPair, max_length: int, max_prompt_length: int | None, filter_overlength: bool, counts: DataCounts
 ) -> EncodedPair | None:
+    """The pair as it is trained on, or None where it is left out; `counts` says what became of it."""
     prompt, chosen, rejected = pair.prompt_ids, pair.chosen_ids, pair.rejected_ids
     cut_prompt = max_prompt_length is not None and len(prompt) > max_prompt_length
     if cut_prompt:
@@ -163,7 +163,7 @@ def _fit_pair(
     return EncodedPair(prompt, chosen, rejected)
 
 
-def _encoded(rows: Iterable[Row], encode: Callable[[list[Row]], list[Any]], counts: DataCounts) -> Iterator[Any]:
+def encoded_rows(rows: Iterable[Row], encode: Callable[[list[Row]], list[Any]], counts: DataCounts) -> Iterator[Any]:
     """Encodes in batches, which the tokenizer spreads over threads; a row that fails is named."""
     source = iter(rows)
     while batch := list(islice(source, BATCH_ROWS)):
@@ -184,7 +184,8 @@ def _one_by_one(batch: list[Row], encode: Callable[[list[Row]], list[Any]], befo
             raise InvalidDataset(message, fields=[FieldError(f"rows[{number - 1}]", str(error), row=number)]) from error
 
 
-def _some_left(counts: DataCounts, kept: Sequence[object], max_length: int) -> None:
+def some_left(counts: DataCounts, kept: Sequence[object], max_length: int) -> None:
+    """Raises InvalidDataset where no row is left, saying why."""
     if kept:
         return
     why = f"all {counts.rows} rows were dropped, {counts.dropped_overlength} of them longer than {max_length} tokens"
@@ -194,12 +195,15 @@ def _some_left(counts: DataCounts, kept: Sequence[object], max_length: int) -> N
     )
 
 
-def _column(values: Sequence[np.ndarray]) -> pa.Array:
-    """A column of lists of 32-bit integers, made without a Python object per token."""
-    offsets = np.zeros(len(values) + 1, np.int64)
-    np.cumsum([len(value) for value in values], out=offsets[1:])
-    flat = np.concatenate(values) if values else np.zeros(0, np.int32)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
+def integer_lists(columns: Mapping[str, Sequence[Sequence[int] | np.ndarray]]) -> pa.Table:
+    """A table whose columns hold lists of 32-bit integers, made without a Python object per token."""
+    arrays = {}
+    for name, values in columns.items():
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum([len(value) for value in values], out=offsets[1:])
+        flat = np.concatenate([np.asarray(value, np.int32) for value in values]) if values else np.zeros(0, np.int32)
+        arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    return pa.table(arrays)
 
 
 def split_rows(dataset: Any) -> tuple[Iterable[Row], Iterable[Row] | None]:

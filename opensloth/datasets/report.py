@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from opensloth.datasets.containers import Container
-from opensloth.datasets.forms import METHODS, Form, Row, form_for, needed_columns
+from opensloth.datasets.forms import METHODS, Form, Row, choose_form, needed_columns
 from opensloth.datasets.messages import Problem, shown
 from opensloth.datasets.records import Record
 
 MAX_ERRORS = 10
 MAX_COLUMNS = 64
-CHECK_VERSION = 1
+DETECT_ROWS = 20
+"""Rows from which the form of a file is taken: the one that most of them have."""
+CHECK_VERSION = 2
 """Raised when the rules change: a stored check of an older version is made again before it is used."""
 
 
@@ -26,13 +28,22 @@ class RowError(BaseModel):
     message: str
 
 
-class MethodCheck(BaseModel):
-    """Whether the file serves one training type; `errors` are the first of `bad_rows`."""
+class FormCheck(BaseModel):
+    """Whether the file serves in one form; `errors` are the first of `bad_rows`."""
 
     ok: bool
-    form: str | None = None
     bad_rows: int = 0
     errors: list[RowError] = []
+
+
+class MethodCheck(FormCheck):
+    """Whether the file serves one training type, in the form that its first rows have.
+
+    `forms` holds the same for every form that some of the first rows have; a job chooses with `dataset_form`.
+    """
+
+    form: str | None = None
+    forms: dict[str, FormCheck] = {}
 
 
 class FileCheck(BaseModel):
@@ -46,46 +57,76 @@ class FileCheck(BaseModel):
     methods: dict[str, MethodCheck]
 
 
-class MethodReport:
-    """Collects what is wrong for one training type; the first row decides the form of the whole file."""
+class FormReport:
+    """Collects what is wrong in one form."""
 
-    def __init__(self, training_type: str) -> None:
+    def __init__(self, form: Form | None, training_type: str) -> None:
+        self._form = form
         self._training_type = training_type
-        self._form: Form | None = None
-        self._decided = False
         self._bad_rows = 0
         self._errors: list[RowError] = []
 
     def add(self, record: Record) -> None:
         """Look at one row."""
-        if not self._decided:
-            self._form = form_for(self._training_type, record.values)
-            self._decided = True
-            if self._form is None:
-                self._reject(record, Problem(None, self._no_form(record.values)))
-                return
-        if self._form is None:
-            self._bad_rows += 1
-        elif problem := self._form.check(record.values):
-            self._reject(record, problem)
-
-    def result(self) -> MethodCheck:
-        """What was found."""
-        form = self._form.name if self._form else None
-        return MethodCheck(
-            ok=form is not None and not self._bad_rows, form=form, bad_rows=self._bad_rows, errors=self._errors
-        )
-
-    def _reject(self, record: Record, problem: Problem) -> None:
+        problem = self._form.check(record.values) if self._form else None
+        if self._form is not None and problem is None:
+            return
         self._bad_rows += 1
-        if len(self._errors) < MAX_ERRORS:
-            self._errors.append(
-                RowError(row=record.row, line=record.line, column=problem.column, message=problem.message)
-            )
+        if len(self._errors) >= MAX_ERRORS or (self._form is None and self._errors):
+            return
+        problem = problem or Problem(None, self._no_form(record.values))
+        self._errors.append(RowError(row=record.row, line=record.line, column=problem.column, message=problem.message))
+
+    def result(self) -> FormCheck:
+        """What was found."""
+        ok = self._form is not None and not self._bad_rows
+        return FormCheck(ok=ok, bad_rows=self._bad_rows, errors=self._errors)
 
     def _no_form(self, row: Row) -> str:
         has = column_list(row) or "no columns"
         return f"the row has {has}; {self._training_type} needs {needed_columns(self._training_type)}"
+
+
+class MethodReport:
+    """Collects what is wrong for one training type, in each form that some of the first rows have."""
+
+    def __init__(self, training_type: str) -> None:
+        self._training_type = training_type
+        self._first: list[Record] | None = []
+        self._form: Form | None = None
+        self._reports: dict[str, FormReport] = {}
+
+    def add(self, record: Record) -> None:
+        """Look at one row."""
+        if self._first is None:
+            for report in self._reports.values():
+                report.add(record)
+            return
+        self._first.append(record)
+        if len(self._first) >= DETECT_ROWS:
+            self._decide()
+
+    def result(self) -> MethodCheck:
+        """What was found."""
+        self._decide()
+        forms = {name: report.result() for name, report in self._reports.items()}
+        if self._form is None:
+            return MethodCheck(**forms[""].model_dump())
+        return MethodCheck(form=self._form.name, forms=forms, **forms[self._form.name].model_dump())
+
+    def _decide(self) -> None:
+        first, self._first = self._first, None
+        if first is None:
+            return
+        rows = [record.values for record in first]
+        self._form = choose_form(self._training_type, rows)
+        forms = [form for form in METHODS[self._training_type] if any(form.fits(row) for row in rows)]
+        self._reports = {form.name: FormReport(form, self._training_type) for form in forms}
+        if self._form is None:
+            self._reports = {"": FormReport(None, self._training_type)}
+        for record in first:
+            for report in self._reports.values():
+                report.add(record)
 
 
 class Report:

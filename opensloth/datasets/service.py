@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
 from opensloth.database import Database, db_now
-from opensloth.datasets.report import CHECK_VERSION, FileCheck, RowError
+from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, RowError
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.upload import Spool, disk_errors
 from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput, NotFound
@@ -190,6 +190,11 @@ class FileService:
             hint="correct the rows that are named, upload the file again and submit with its new id",
             fields=[_field_error(field, error) for error in found.errors],
         )
+
+    def columns(self, session: Session, row: FileRow) -> Sequence[str] | None:
+        """The columns of a file, as `messages.shown` writes them; None if they are too many to be known by name."""
+        check = _stored_check(session, row.sha256)
+        return None if check is None or len(check.columns) >= MAX_COLUMNS else check.columns
 
 
 def require_purpose(purpose: str) -> None:

@@ -1,0 +1,71 @@
+"""Rows with one answer and a label, as KTO trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from opensloth.datasets.encode import EncodedPair, Row, encode_dpo
+from opensloth.datasets.prepare import DataCounts, Prepared, encoded_rows, fit_pair, integer_lists, some_left
+
+
+def prepare_kto(
+    rows: Iterable[Row],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    max_prompt_length: int | None = None,
+    filter_overlength: bool = True,
+    split: str = "train",
+) -> Prepared:
+    """Columns `prompt_ids`, `completion_ids` and `label`, and `KL_completion_ids` for an evaluation.
+
+    Lengths are kept as for DPO. The last column is the answer of the row before, from which an evaluation estimates
+    its KL. Raises InvalidDataset for a row that cannot be tokenized and when no row is left.
+    """
+    counts = DataCounts(split)
+    kept: list[EncodedPair] = []
+    labels: list[bool] = []
+    for encoded, label in encoded_rows(rows, lambda batch: encode_unpaired(batch, tokenizer), counts):
+        cut = fit_pair(encoded, max_length, max_prompt_length, filter_overlength, counts)
+        if cut is not None:
+            kept.append(cut)
+            labels.append(label)
+            counts.tokens += len(cut.prompt_ids) + len(cut.chosen_ids)
+            counts.trained_tokens += len(cut.chosen_ids)
+    some_left(counts, kept, max_length)
+    answers = [pair.chosen_ids for pair in kept]
+    columns = {"prompt_ids": [pair.prompt_ids for pair in kept], "completion_ids": answers}
+    if split != "train":
+        room = [max_length - len(pair.prompt_ids) for pair in kept]
+        others = [answers[-1], *answers[:-1]]
+        columns["KL_completion_ids"] = [other[:free] for other, free in zip(others, room, strict=True)]
+    dataset = Dataset(integer_lists(columns)).add_column("label", labels)
+    return Prepared(dataset, counts)
+
+
+def encode_unpaired(rows: Sequence[Row], tokenizer: Any) -> list[tuple[EncodedPair, bool]]:
+    """The prompt and answer of each row, the answer twice, and whether it is a wanted one."""
+    pairs = encode_dpo([{**row, "chosen": row["completion"], "rejected": row["completion"]} for row in rows], tokenizer)
+    return [(pair, bool(row["label"])) for pair, row in zip(pairs, rows, strict=True)]
+
+
+def balanced_weights(
+    labels: Sequence[bool], desirable: float | None = None, undesirable: float | None = None
+) -> tuple[float, float]:
+    """The factors of the losses of wanted and unwanted answers, so that both weigh alike in all (KTO, equation 8).
+
+    What is given stays. Else the more frequent label gets 1; with one label alone both are 1.
+    """
+    wanted = sum(labels)
+    unwanted = len(labels) - wanted
+    if not wanted or not unwanted:
+        return desirable or 1.0, undesirable or 1.0
+    if desirable is None and undesirable is None:
+        return max(unwanted / wanted, 1.0), max(wanted / unwanted, 1.0)
+    if desirable is None:
+        assert undesirable is not None
+        return undesirable * unwanted / wanted, undesirable
+    return desirable, undesirable if undesirable is not None else desirable * wanted / unwanted
