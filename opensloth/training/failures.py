@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensloth.errors import InvalidDataset, InvalidInput, OpenSlothError
+from opensloth.training.exports.failures import ExportFailed
 
 DETAIL_LINES = 30
 MARKER = "failed"
@@ -24,6 +25,10 @@ HINTS = {
     "invalid_arguments": "correct what the message names",
     "checkpoint_error": "submit again to train from the beginning",
     "storage_error": "check the storage's free space and that it is mounted",
+    "export_unsupported": "the message says which other form there is",
+    "export_differs": "report it with the job's log; nothing was kept",
+    "push_refused": "look at the secret's token: it needs write access to that repository",
+    "hub_unavailable": "it is tried again",
     "internal_error": "the last lines of the log say where",
 }
 
@@ -51,6 +56,8 @@ def describe(error: BaseException, phase: str) -> Failure:
 def _code(error: BaseException, phase: str) -> str:
     text = str(error)
     names = {base.__name__ for base in type(error).__mro__}
+    if isinstance(error, ExportFailed):
+        return error.error_code
     if isinstance(error, InvalidDataset):
         return "dataset_error"
     if isinstance(error, InvalidInput) or "training arguments" in getattr(error, "__notes__", ()):

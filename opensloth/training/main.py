@@ -76,7 +76,9 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
     _quiet_libraries(spec, records)
     records.phase("loading_model", f"loading {spec.base_name}")
     from opensloth.init_modules import init_process_group, load_resolved, resolve_here
+    from opensloth.plugins import load_plugins
 
+    load_plugins(spec.plugins)
     store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
     config, arguments = _local_config(spec), _local_arguments(spec)
     resolved = resolve_here(config, arguments, has_eval_dataset=spec.eval_dataset is not None)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from typing import Any
 class Records:
     """Appends records; each is one write, so that a reader and a signal handler never meet half a line.
 
-    Rank 0 writes; another rank only its failure.
+    Rank 0 writes; another rank only its failure. `redact` takes secrets out of a record.
     """
 
-    def __init__(self, path: Path, *, only_failures: bool = False) -> None:
+    def __init__(self, path: Path, *, only_failures: bool = False, redact: Callable[[Any], Any] | None = None) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._only_failures = only_failures
+        self._redact = redact
         self.current_phase = "loading_model"
 
     def write(self, kind: str, message: str, /, *, level: str = "info", **data: Any) -> None:
@@ -26,6 +28,8 @@ class Records:
         if self._only_failures and kind != "failure":
             return
         record = {"time": time.time(), "type": kind, "level": level, "message": message, "data": _plain(data)}
+        if self._redact is not None:
+            record = self._redact(record)
         os.write(self._file, json.dumps(record, allow_nan=False).encode() + b"\n")
 
     def phase(self, phase: str, message: str) -> None:

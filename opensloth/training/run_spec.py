@@ -53,6 +53,7 @@ class RunSpec(BaseModel):
     artifact_key: str
     resume_from: str | None = None
     checkpoint_interval_s: float = 600.0
+    plugins: list[str] = []
 
     @property
     def resumed_step(self) -> int:

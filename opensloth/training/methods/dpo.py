@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import peft
 from trl import DPOConfig, DPOTrainer
 
 from opensloth.datasets.prepare import Prepared, prepare_dpo, split_rows
-from opensloth.init_modules import load_base_model
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.pairs import MeanOverPairs
+from opensloth.training.methods.reference import drop_needless_copy, reference_model
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import dpo_arguments
 
@@ -46,19 +45,12 @@ def create_dpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
     evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothDPOTrainer(
         model=model,
-        ref_model=None if isinstance(model, peft.PeftModel) else load_base_model(resolved),
+        ref_model=reference_model(model, resolved),
         args=arguments,
         train_dataset=train.dataset,
         eval_dataset=evaluation.dataset if evaluation else None,
         processing_class=tokenizer,
     )
-    if isinstance(model, peft.PeftModel) and _is_fresh(model):
-        model.delete_adapter("ref")  # it equals the base, which is there for nothing when adapters are off
+    drop_needless_copy(model)
     trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
     return trainer
-
-
-def _is_fresh(model: peft.PeftModel) -> bool:
-    """Whether the adapter changes nothing yet: all its B matrices are zero."""
-    weights = [p for name, p in model.named_parameters() if ".default" in name and "lora_B" in name]
-    return bool(weights) and not any(weight.detach().any() for weight in weights)

@@ -1,0 +1,115 @@
+"""One export: `python -m opensloth.training.export_main RUN_DIR`.
+
+RUN_DIR holds `run.json` (see exports/spec.py). Records, heartbeat, SIGTERM and exit codes are those of a trainer
+(main.py). An export has no checkpoints: a stop leaves nothing behind, and the next attempt begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opensloth.training.secret_values import SecretValues, read_secrets
+from opensloth.training.stop import Stop
+from opensloth.training.watchdog import start_watchdog
+
+if TYPE_CHECKING:
+    from opensloth.training.records import Records
+
+EXIT_DONE = 0
+EXIT_FAILED = 20
+
+
+def main() -> NoReturn:
+    """The command."""
+    stop = Stop()
+    stop.install()
+    start_watchdog()
+    secrets = read_secrets()
+    secrets.guard_output()
+    code = run(Path(sys.argv[1]), stop, secrets)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
+    """Makes the export that `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
+    from opensloth.training.failures import describe
+    from opensloth.training.records import Records
+    from opensloth.training.run_spec import EVENTS_NAME
+
+    records = Records(run_dir / EVENTS_NAME, redact=secrets.redact_all)
+    try:
+        stop.before_leaving = lambda: records.write("stopped", "stopped before the export was done", step=0)
+        if stop.requested:
+            stop.leave()
+        return _export(run_dir, records, stop, secrets)
+    except Exception as error:
+        logging.getLogger(__name__).exception("the export failed")
+        failure = describe(error, records.current_phase)
+        records.write(
+            "failure",
+            failure.message,
+            level="error",
+            code=failure.code,
+            message=failure.message,
+            hint=failure.hint,
+            detail=failure.detail,
+        )
+        return EXIT_FAILED
+
+
+def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
+    from opensloth.training.exports.hub import Push, prepare_hub
+    from opensloth.training.exports.spec import read_export
+
+    spec = read_export(run_dir)
+    _quiet_libraries()
+    prepare_hub()
+    push = None
+    if spec.push is not None:
+        push = Push(spec.push, secrets.get("push") or "")
+        push.make_repository()
+    from opensloth.storage import Storage
+    from opensloth.training.exports.work import ExportWork
+
+    work = ExportWork(spec, records, secrets.get("model"))
+    folder, metrics = work.make()
+    if push is not None:
+        assert spec.push is not None
+        records.phase("pushing", f"pushing to {spec.push.repo}")
+        address = push.upload(folder, f"{spec.format} of {spec.source_name}")
+        records.log(f"pushed: {address}")
+    records.phase("saving", "saving the result")
+    # From here on a stop comes too late: the work is complete.
+    stop.leave_at_once = False
+    files = Storage(spec.storage_url).put_tree(folder, spec.artifact_key, move=True)
+    records.write("result", f"{len(files)} files", **_result(spec, files, metrics))
+    return EXIT_DONE
+
+
+def _result(spec: Any, files: list[Any], metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "key": spec.artifact_key,
+        "artifacts": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files],
+        "metrics": metrics,
+        "base": spec.base_name,
+        "adapter": spec.format == "adapter",
+        # A GGUF file cannot be trained on, and an adapter is registered already as its job's result.
+        "is_model": spec.format == "merged_16bit",
+    }
+
+
+def _quiet_libraries() -> None:
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
