@@ -11,6 +11,8 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
 from opensloth.models.registry import ModelRegistry
+from opensloth.plugins import load_plugins
+from opensloth.rewards import RewardPolicy
 from opensloth.settings import Settings
 from opensloth.storage import Storage
 
@@ -27,11 +29,13 @@ class Services:
     keys: KeyService
     files: FileService
     models: ModelRegistry
+    rewards: RewardPolicy
     jobs: JobService
 
     @classmethod
     def make(cls, settings: Settings) -> Services:
-        """The services for these settings; nothing is connected yet."""
+        """The services for these settings, plugins imported; nothing is connected yet."""
+        load_plugins(settings.plugin_modules)
         if settings.database_url is None:
             settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
         database = Database(settings.database)
@@ -40,5 +44,7 @@ class Services:
         events = EventStore(database, publisher)
         files = FileService(database, storage, settings, user_of_file)
         models = ModelRegistry(database, storage, publisher, user_of_models)
-        jobs = JobService(database, files, models, events, publisher)
-        return cls(settings, database, storage, publisher, events, KeyService(database), files, models, jobs)
+        rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
+        jobs = JobService(database, files, models, events, publisher, rewards)
+        keys = KeyService(database)
+        return cls(settings, database, storage, publisher, events, keys, files, models, rewards, jobs)

@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     max_line_bytes: int = 32 * 2**20
     """The longest row of a dataset file."""
 
+    plugins: str | None = None
+    """Modules with further training types, with commas; API, worker and trainers import them, so all must have them."""
+    reward_urls: str | None = None
+    """URLs that jobs may name as `http` rewards, with spaces between."""
+    rewards_dir: Path | None = None
+    """Folder of an administrator's own rewards in Python; `$OPENSLOTH_HOME/rewards` if not set."""
+    reward_timeout_s: float = 60.0
+    """The longest that one reward may take for one batch of answers."""
+
     trainer_module: str = "opensloth.training.main"
     """What a rank runs; tests of the service put a fast one here."""
 
@@ -57,6 +66,8 @@ class Settings(BaseSettings):
     """The least time between SIGTERM and SIGKILL; a job's longest step and save time add to it."""
     checkpoint_interval_s: float = 600.0
     """How often a job saves a checkpoint, whatever its steps."""
+    min_run_s: float = 600.0
+    """A job is not preempted before it has run this long."""
     retry_backoff_s: float = 5.0
     """Wait before the first retry; doubles with each."""
 
@@ -74,6 +85,16 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """The Redis URL in force."""
         return self.redis_url or f"unix://{self.home.expanduser() / 'valkey' / 'valkey.sock'}"
+
+    @property
+    def rewards(self) -> Path:
+        """The folder in force of an administrator's own rewards."""
+        return self.rewards_dir or self.home.expanduser() / "rewards"
+
+    @property
+    def plugin_modules(self) -> list[str]:
+        """The modules of `plugins`, in order."""
+        return [name.strip() for name in (self.plugins or "").split(",") if name.strip()]
 
     @property
     def runs(self) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import func, select
@@ -17,8 +18,10 @@ from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.models.registry import JOB_ID, ModelChoice, ModelRegistry, unknown_model
 from opensloth.resolve import DeviceFacts, Resolved, resolve
+from opensloth.rewards import BoundReward, RewardPolicy, build_rewards
 
 SECTION = "opensloth_config"
+REWARDS = f"{SECTION}.grpo_args.reward_functions"
 MODEL_FIELD = f"{SECTION}.fast_model_args.model_name"
 
 
@@ -31,13 +34,20 @@ class Inputs:
 
 
 def resolve_inputs(
-    session: Session, spec: JobSpec, caller: Caller, files: FileService, models: ModelRegistry
+    session: Session,
+    spec: JobSpec,
+    caller: Caller,
+    files: FileService,
+    models: ModelRegistry,
+    rewards: RewardPolicy,
 ) -> Inputs:
     """Check everything that a submission refers to; raises InvalidInput with the fields at fault."""
     method = spec.opensloth_config.training_type
-    files.require_for_training(session, spec.dataset, method, "dataset")
-    if spec.eval_dataset is not None:
-        files.require_for_training(session, spec.eval_dataset, method, "eval_dataset")
+    bound = _rewards(spec, rewards)
+    for field, file_id in (("dataset", spec.dataset), ("eval_dataset", spec.eval_dataset)):
+        if file_id is not None:
+            row = files.require_for_training(session, file_id, method, field)
+            _require_columns(bound, files.columns(session, row), f"{row.filename} ({file_id})")
     depends_on = _dependencies(session, spec)
     name = spec.opensloth_config.fast_model_args.model_name
     parent = _unfinished_parent(session, name)
@@ -48,6 +58,21 @@ def resolve_inputs(
     if facts is None:
         return Inputs(depends_on, None)
     return Inputs(depends_on, resolve_for(spec, facts, choice).to_json())
+
+
+def _rewards(spec: JobSpec, policy: RewardPolicy) -> list[BoundReward]:
+    """The rewards that a job names, with their parameters checked; none where its method has none."""
+    grpo = spec.opensloth_config.grpo_args
+    return [] if grpo is None else build_rewards(grpo.reward_functions, policy, path=REWARDS)
+
+
+def _require_columns(bound: Sequence[BoundReward], columns: Sequence[str] | None, file: str) -> None:
+    """Raise InvalidInput where a reward reads a column that a dataset does not have."""
+    if columns is None:
+        return
+    missing = [error for reward in bound for error in reward.missing_columns(columns, REWARDS)]
+    if missing:
+        raise InvalidInput(f"{file} lacks what the rewards read: {missing[0].message}", fields=missing)
 
 
 def resolve_for(spec: JobSpec, facts: DeviceFacts, choice: ModelChoice) -> Resolved:
@@ -113,7 +138,7 @@ def _facts_for(session: Session, spec: JobSpec) -> DeviceFacts | None:
         return None
     for _, facts, count in counts:
         if count >= spec.resources.gpus:
-            return facts_of(facts)
+            return replace(facts_of(facts), count=max(1, spec.resources.gpus))
     most = max(count for _, _, count in counts)
     raise InvalidInput(
         "no host can hold this job",

@@ -26,6 +26,7 @@ from opensloth.jobs.states import LIVE, TERMINAL, State, StopIntent, strengthens
 from opensloth.jobs.transitions import locked, transition
 from opensloth.jobs.views import CheckpointView, JobView
 from opensloth.models.registry import ModelRegistry
+from opensloth.rewards import RewardPolicy
 
 Views = list[JobView]
 Checkpoints = list[CheckpointView]
@@ -36,13 +37,20 @@ class JobService:
     """The jobs of the service; every method opens its own short transaction."""
 
     def __init__(
-        self, database: Database, files: FileService, models: ModelRegistry, events: EventStore, publisher: Publisher
+        self,
+        database: Database,
+        files: FileService,
+        models: ModelRegistry,
+        events: EventStore,
+        publisher: Publisher,
+        rewards: RewardPolicy,
     ) -> None:
         self._db = database
         self._files = files
         self._models = models
         self.events = events
         self._publisher = publisher
+        self._rewards = rewards
 
     # Submission
 
@@ -60,7 +68,7 @@ class JobService:
         job_id = f"ftjob-{secrets.token_hex(12)}"
         try:
             with self._db.write() as session:
-                inputs = resolve_inputs(session, spec, caller, self._files, self._models)
+                inputs = resolve_inputs(session, spec, caller, self._files, self._models, self._rewards)
                 self._insert(session, job_id, spec, inputs, body, caller)
                 if idempotency_key is not None:
                     session.add(

@@ -12,9 +12,10 @@ from typing import Any
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_fields import CHOICES, SCHEDULES
 from opensloth.methods import METHODS, Method, get_method
+from opensloth.resolve import PLUGIN_FIELD, check_method_args
 
 CONFIG = "opensloth_config"
-MODEL, LORA, DPO = f"{CONFIG}.fast_model_args", f"{CONFIG}.lora_args", f"{CONFIG}.dpo_args"
+MODEL, LORA, DPO, GRPO = (f"{CONFIG}.{name}_args" for name in ("fast_model", "lora", "dpo", "grpo"))
 ARGS = "training_args"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -87,6 +88,15 @@ def _method(posted: Posted) -> Iterator[FieldError]:
         if other.args_field and other.args_field != method.args_field and posted.get(path) is not None:
             message = f'only for training_type "{other.name}", this job is "{method.name}"; leave it out'
             yield FieldError(path, message, "other_method")
+    own = posted.get(f"{CONFIG}.{PLUGIN_FIELD}")
+    if own is not None and method.args_field != PLUGIN_FIELD:
+        message = f'{method.name} has arguments of its own in "{method.args_field}"' if method.args_field else "no use"
+        yield FieldError(f"{CONFIG}.{PLUGIN_FIELD}", f"{message}; leave it out", "other_method")
+    elif method.args_class is not None and method.args_field == PLUGIN_FIELD:
+        try:
+            check_method_args(method.args_class, own or {})
+        except InvalidInput as wrong:
+            yield from wrong.fields
     yield from _rows(posted, method)
 
 
@@ -129,14 +139,37 @@ def _checkpointing(posted: Posted) -> Iterator[FieldError]:
 
 def _lengths(posted: Posted) -> Iterator[FieldError]:
     longest = posted.get(f"{MODEL}.max_seq_length", 4096)
-    whole = posted.get(f"{DPO}.max_length")
-    if whole is not None and whole > longest:
-        message = f"longer than fast_model_args.max_seq_length, which is {longest}"
-        yield FieldError(f"{DPO}.max_length", message, "contradiction")
-    prompt, room = posted.get(f"{DPO}.max_prompt_length"), min(whole or 1024, longest)
-    if prompt is not None and prompt >= room:
-        message = f"leaves no room for an answer in max_length, which is {room}"
-        yield FieldError(f"{DPO}.max_prompt_length", message, "contradiction")
+    for name in ("dpo_args", "kto_args", "orpo_args"):
+        base = f"{CONFIG}.{name}"
+        whole = posted.get(f"{base}.max_length")
+        if whole is not None and whole > longest:
+            message = f"longer than fast_model_args.max_seq_length, which is {longest}"
+            yield FieldError(f"{base}.max_length", message, "contradiction")
+        prompt, room = posted.get(f"{base}.max_prompt_length"), min(whole or 1024, longest)
+        if prompt is not None and prompt >= room:
+            message = f"leaves no room for an answer in max_length, which is {room}"
+            yield FieldError(f"{base}.max_prompt_length", message, "contradiction")
+    prompt, answer = posted.get(f"{GRPO}.max_prompt_length", 1), posted.get(f"{GRPO}.max_completion_length", 1)
+    if prompt + answer > longest:
+        path = f"{GRPO}.{'max_completion_length' if answer > prompt else 'max_prompt_length'}"
+        message = f"prompt and answer together are longer than fast_model_args.max_seq_length, which is {longest}"
+        yield FieldError(path, message, "contradiction")
+
+
+def _groups(posted: Posted) -> Iterator[FieldError]:
+    if posted.get(f"{CONFIG}.training_type") != "grpo":
+        return
+    if posted.get(f"{GRPO}.reward_functions", []) == []:
+        message = 'name at least one reward, such as ["numeric_answer"]; GET /v1/rewards lists them'
+        yield FieldError(f"{GRPO}.reward_functions", message, "required")
+    size, group = posted.get(f"{ARGS}.per_device_train_batch_size"), posted.get(f"{GRPO}.num_generations", 8)
+    passes, devices = posted.get(f"{ARGS}.gradient_accumulation_steps", 4), posted.get("resources.gpus", 1) or 1
+    if size is not None and size * passes * devices % group:
+        message = f"{size} answers x {passes} passes x {devices} devices is no multiple of num_generations, {group}"
+        yield FieldError(f"{ARGS}.per_device_train_batch_size", message, "not_a_multiple")
+    level = posted.get(f"{GRPO}.importance_sampling_level", "token")
+    if posted.get(f"{GRPO}.loss_type") == "luspo" and level != "sequence":
+        yield FieldError(f"{GRPO}.importance_sampling_level", 'must be "sequence" for luspo', "contradiction")
 
 
 def _dpo_loss(posted: Posted) -> Iterator[FieldError]:
@@ -156,18 +189,28 @@ def _dpo_loss(posted: Posted) -> Iterator[FieldError]:
 
 def _evaluation(posted: Posted) -> Iterator[FieldError]:
     strategy, every = posted.get(f"{ARGS}.eval_strategy"), posted.get(f"{ARGS}.eval_steps")
-    if posted.get("eval_dataset") is None:
+    split = posted.get(f"{CONFIG}.eval_split")
+    if split is not None and posted.get("eval_dataset") is not None:
+        yield FieldError(f"{CONFIG}.eval_split", "there is an eval_dataset as well; leave one out", "contradiction")
+    if split is None and posted.get("eval_dataset") is None:
         asked = {
-            "eval_strategy": strategy not in (None, "no"),
-            "eval_steps": every is not None,
-            "eval_on_start": posted.get(f"{ARGS}.eval_on_start"),
-            "per_device_eval_batch_size": posted.get(f"{ARGS}.per_device_eval_batch_size") is not None,
+            f"{ARGS}.eval_strategy": strategy not in (None, "no"),
+            f"{ARGS}.eval_steps": every is not None,
+            f"{ARGS}.eval_on_start": posted.get(f"{ARGS}.eval_on_start"),
+            f"{ARGS}.per_device_eval_batch_size": posted.get(f"{ARGS}.per_device_eval_batch_size") is not None,
+            f"{ARGS}.load_best_model_at_end": posted.get(f"{ARGS}.load_best_model_at_end"),
+            f"{CONFIG}.early_stopping_patience": posted.get(f"{CONFIG}.early_stopping_patience") is not None,
         }
-        for name, set_ in asked.items():
+        for path, set_ in asked.items():
             if set_:
-                yield FieldError(f"{ARGS}.{name}", "there is nothing to evaluate on; add eval_dataset", "contradiction")
+                message = "there is nothing to evaluate on; add eval_dataset or opensloth_config.eval_split"
+                yield FieldError(path, message, "contradiction")
         return
     yield from _strategy_and_steps("eval", strategy, every)
+    if strategy == "no":
+        for path in (f"{ARGS}.load_best_model_at_end", f"{CONFIG}.early_stopping_patience"):
+            if posted.get(path):
+                yield FieldError(path, 'needs evaluation, and eval_strategy is "no"', "contradiction")
 
 
 def _saving(posted: Posted) -> Iterator[FieldError]:
@@ -209,6 +252,7 @@ _CHECKS: tuple[Check, ...] = (
     _checkpointing,
     _lengths,
     _dpo_loss,
+    _groups,
     _evaluation,
     _saving,
     _schedule,

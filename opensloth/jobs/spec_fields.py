@@ -7,7 +7,17 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from opensloth.opensloth_config import DPOArgs, FastModelArgs, LoraArgs, OpenSlothConfig, TrainingArguments
+from opensloth.opensloth_config import (
+    DPOArgs,
+    FastModelArgs,
+    GRPOArgs,
+    KTOArgs,
+    LoraArgs,
+    OpenSlothConfig,
+    ORPOArgs,
+    RewardSpec,
+    TrainingArguments,
+)
 
 # Fields that a script may set and a job may not: each touches paths, network, secrets or code of the server.
 _RESULTS = "results are kept as the job's artifacts, see GET /v1/jobs/{id}/artifacts"
@@ -63,8 +73,10 @@ REFUSED: dict[str, str] = {
     "evaluation_strategy": "use eval_strategy",
     "group_by_length": 'use train_sampling_strategy: "group_by_length"',
     "do_train": "a job always trains",
-    "do_eval": "use eval_dataset and eval_strategy",
-    "load_best_model_at_end": "every kept checkpoint is listed with its metrics, see GET /v1/jobs/{id}/checkpoints",
+    "do_eval": "use eval_dataset or eval_split, and eval_strategy",
+    "reward_funcs": "use opensloth_config.grpo_args.reward_functions",
+    "reward_weights": "give each entry of reward_functions its weight",
+    "use_vllm": "answers are sampled by the engine that trains",
     "packing": "use opensloth_config.sequence_packing",
     "retry_of": "the service sets it when a job is retried",
     "owner": "the key says whose job it is",
@@ -120,6 +132,10 @@ DPO_LOSSES = (
     "sigmoid_norm",
 )
 
+KTO_LOSSES = ("kto", "apo_zero_unpaired")
+
+GRPO_LOSSES = ("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "training_args.optim": OPTIMIZERS,
     "training_args.lr_scheduler_type": tuple(SCHEDULES),
@@ -127,6 +143,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "training_args.save_strategy": ("no", "steps", "epoch"),
     "training_args.train_sampling_strategy": ("random", "sequential", "group_by_length"),
     "opensloth_config.dpo_args.loss_type": DPO_LOSSES,
+    "opensloth_config.kto_args.loss_type": KTO_LOSSES,
+    "opensloth_config.grpo_args.loss_type": GRPO_LOSSES,
 }
 
 
@@ -144,6 +162,10 @@ SHORT_NAMES: dict[str, str] = {
     "scheduler": "training_args.lr_scheduler_type",
     "optimizer": "training_args.optim",
     "timeout": "time_limit",
+    "rewards": "opensloth_config.grpo_args.reward_functions",
+    "lambda": "opensloth_config.orpo_args.beta",
+    "kl_coef": "opensloth_config.grpo_args.beta",
+    "max_new_tokens": "opensloth_config.grpo_args.max_completion_length",
 }
 
 
@@ -151,7 +173,7 @@ def _open_fields(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(model.model_fields) - REFUSED.keys()
 
 
-# The objects inside a job and the fields that each may carry.
+# The objects inside a job and the fields that each may carry; `[]` stands for the entries of a list.
 ALLOWED: Mapping[str, frozenset[str]] = {
     "": frozenset(
         {
@@ -172,6 +194,10 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "opensloth_config.fast_model_args": _open_fields(FastModelArgs),
     "opensloth_config.lora_args": _open_fields(LoraArgs),
     "opensloth_config.dpo_args": _open_fields(DPOArgs),
+    "opensloth_config.kto_args": _open_fields(KTOArgs),
+    "opensloth_config.orpo_args": _open_fields(ORPOArgs),
+    "opensloth_config.grpo_args": _open_fields(GRPOArgs),
+    "opensloth_config.grpo_args.reward_functions[]": _open_fields(RewardSpec),
     "training_args": _open_fields(TrainingArguments),
     "resources": frozenset({"gpus", "memory", "exclusive"}),
 }
@@ -183,7 +209,7 @@ def explain_unknown(parent: str, name: str) -> tuple[str, str]:
         return f"not accepted over HTTP: {REFUSED[name]}", "not_accepted"
     elsewhere = [_join(where, name) for where, names in ALLOWED.items() if name in names and where != parent]
     if elsewhere:
-        return f"unknown here; it belongs at {elsewhere[0]}", "unknown_field"
+        return f"unknown here; it belongs at {' or '.join(elsewhere)}", "unknown_field"
     if name in SHORT_NAMES:
         return f"unknown; did you mean {SHORT_NAMES[name]}?", "unknown_field"
     near = difflib.get_close_matches(name[:64], ALLOWED[parent], n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,9 @@ def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
         kind = str(error["type"])
         if kind == "missing":
             found = FieldError(path, "required", "required")
+        elif kind == "extra_forbidden":
+            parent, _, name = re.sub(r"\[\d+\]", "[]", path).rpartition(".")
+            found = FieldError(path, *explain_unknown(parent, name))
         else:
             message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
             found = FieldError(path, f"{message}, not {readable(error['input'])}", _code(kind))

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from opensloth.datasets.messages import shown
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.method_args import MAX_REWARDS
 from opensloth.rewards import code_tests, graders, http, json_schema, length, matching, numeric  # noqa: F401 - register
@@ -39,7 +40,7 @@ class BoundReward:
         return self.reward.columns(self.params)
 
     def missing_columns(self, available: Collection[str], path: str = "reward_functions") -> list[FieldError]:
-        """An error for each column that it reads and the dataset does not have."""
+        """An error for each column that it reads and the dataset does not have; names as `messages.shown` has them."""
         have = ", ".join(f"`{name}`" for name in sorted(available)[:20])
         return [
             FieldError(
@@ -49,7 +50,7 @@ class BoundReward:
                 "missing_column",
             )
             for column in (*self.columns, *self.reward.optional_columns(self.params))
-            if column not in available
+            if shown(column) not in available
         ]
 
     def row_problem(self, row: Row) -> str | None:
