@@ -64,6 +64,7 @@ def settings(database_url: str, valkey_url: str, tmp_path: Path) -> Settings:
         host_timeout_s=3.0,
         stop_grace_s=5.0,
         retry_backoff_s=0.1,
+        min_run_s=0.5,
         trainer_module="tests.support.fake_trainer",
     )
 

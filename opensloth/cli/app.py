@@ -9,6 +9,7 @@ from opensloth.cli import exit_codes, jobs, login, results
 from opensloth.cli.files import files
 from opensloth.cli.models import models
 from opensloth.cli.output import out
+from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
 from opensloth.cli.up import up
 
@@ -26,6 +27,7 @@ SERVER, JOBS, THINGS = "Server", "Jobs", "Datasets, models, keys"
 
 app.command(rich_help_panel=SERVER)(up)
 app.command(rich_help_panel=SERVER)(login.login)
+app.command(rich_help_panel=SERVER)(simulate)
 app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):

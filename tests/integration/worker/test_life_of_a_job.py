@@ -106,7 +106,7 @@ def test_a_trainer_that_ignores_sigterm_is_killed(services: Services, settings: 
 
 
 def test_the_time_limit_ends_a_job_with_a_checkpoint(services: Services, worker: Worker) -> None:
-    job_id = submit(services, "steps=1000 step_s=0.05", time_limit=1)
+    job_id = submit(services, "steps=1000 step_s=0.05", time_limit=6)
     job = wait_for_state(services, job_id, "failed")
     assert job.reason == "time_limit"
     assert services.jobs.checkpoints(job_id, ADMIN)
@@ -165,6 +165,21 @@ def test_a_job_waits_for_the_one_it_depends_on(services: Services, worker: Worke
     fourth = submit(services, "steps=3", depends_on=third)
     job = wait_for_state(services, fourth, "failed")
     assert job.reason == "dependency_failed"
+
+
+def test_a_higher_class_preempts_to_a_checkpoint_and_the_job_goes_on_later(services: Services, worker: Worker) -> None:
+    low = [submit(services, "steps=200 step_s=0.05", priority="low") for _ in range(2)]
+    for job_id in low:
+        wait_for_state(services, job_id, "running")
+    wait_for(lambda: all(services.jobs.get(job_id, ADMIN).progress.step > 15 for job_id in low))  # type: ignore[union-attr]
+    high = submit(services, "steps=5", priority="high")
+    wait_for_state(services, high, "succeeded")
+    stopped = [event for job_id in low for event in all_events(services, job_id) if event.type == "stopped"]
+    assert len(stopped) == 1
+    for job_id in low:
+        job = wait_for_state(services, job_id, "succeeded", "failed", timeout=60)
+        assert job.state == "succeeded", job.error
+        assert steps_of(services, job_id) == list(range(1, 201))
 
 
 def test_the_database_has_a_clock(services: Services) -> None:
