@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
+from opensloth.datasets.compression import compression_of
 from opensloth.datasets.containers import ENOUGH, UTF8_BOM, Container, not_a_dataset, sniff, text_parser
 from opensloth.datasets.forms import detect
-from opensloth.datasets.parquet import check_parquet
+from opensloth.datasets.isolated import check_isolated
 from opensloth.datasets.readers import CHUNK_BYTES, MAX_LINE_BYTES
 from opensloth.datasets.records import Parser, Record, Unreadable
 from opensloth.datasets.report import MAX_ERRORS, FileCheck, Report
@@ -27,6 +29,7 @@ class Checker:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._container: Container | None = None
+        self._compressed = False
         self._parser: Parser | None = None
         self._report = Report()
         self._form: str | None = None
@@ -41,11 +44,17 @@ class Checker:
             self._drain()
 
     def finish(self, path: Path) -> FileCheck:
-        """The result, once all bytes were fed; `path` is the whole file, which Parquet needs."""
+        """The result, once all bytes were fed; `path` is the whole file, which Parquet and compressed files need."""
         self._drain()
-        assert self._container is not None
-        if self._container == "parquet":
-            return check_parquet(path, self._max_line_bytes)
+        if self._compressed or self._container == "parquet":
+            return check_isolated(path, self._filename, self._max_line_bytes)
+        return self.finish_text()
+
+    def finish_text(self) -> FileCheck:
+        """The result of rows that were all fed as text."""
+        self._drain()
+        if self._container == "parquet" or self._compressed or self._container is None:
+            raise not_a_dataset("the file is compressed twice; upload Parquet as it is, and other files packed once")
         if self._parser is not None:
             self._take(self._parser.finish())
         if self._unreadable:
@@ -57,7 +66,12 @@ class Checker:
     def _drain(self) -> None:
         data = b"".join(self._pending)
         self._pending, self._pending_bytes = [], 0
+        if self._compressed:
+            return
         if self._container is None:
+            self._compressed = compression_of(data) is not None
+            if self._compressed:
+                return
             self._container = sniff(data[:ENOUGH], self._filename)
             if self._container != "parquet":
                 self._parser = text_parser(self._container, self._max_line_bytes)
@@ -91,6 +105,17 @@ def check_file(path: Path, filename: str | None = None, max_line_bytes: int = MA
     """The check of a file that is on disk; `filename` is its name with its users, if it is stored under another."""
     checker = Checker(filename or path.name, max_line_bytes)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            checker.feed(chunk)
+        _feed(checker, file)
     return checker.finish(path)
+
+
+def check_stream(file: BinaryIO, filename: str, max_line_bytes: int) -> FileCheck:
+    """The check of text rows that are read from `file`."""
+    checker = Checker(filename, max_line_bytes)
+    _feed(checker, file)
+    return checker.finish_text()
+
+
+def _feed(checker: Checker, file: BinaryIO) -> None:
+    while chunk := file.read(CHUNK_BYTES):
+        checker.feed(chunk)

@@ -1,4 +1,4 @@
-"""Which container a file is, by its first bytes: JSONL, a JSON array, CSV or Parquet."""
+"""Which container a file is, by its first bytes: JSONL, a JSON array, CSV or Parquet; the first three also packed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ENOUGH = 4096
 """Bytes from which the container is known."""
 
 FOREIGN = (
-    (b"\x1f\x8b", "is compressed with gzip; decompress it first"),
-    (b"\x28\xb5\x2f\xfd", "is compressed with zstd; decompress it first"),
+    (b"\xfd7zXZ", "is compressed with xz; compress it with gzip or zstd"),
+    (b"BZh", "is compressed with bzip2; compress it with gzip or zstd"),
     (b"PK\x03\x04", "is a ZIP archive or an Excel workbook; save the rows as JSONL or CSV"),
     (b"\xff\xfe", "is UTF-16 text; save it as UTF-8"),
     (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),

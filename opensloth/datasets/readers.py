@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from opensloth.datasets.compression import open_plain, plain_name
 from opensloth.datasets.containers import ENOUGH, UTF8_BOM, Container, sniff, text_parser
 from opensloth.datasets.records import Record, Unreadable, damaged
 
@@ -38,21 +39,22 @@ def iter_records(
     `columns` limits what is read of a Parquet file to those that it has of them.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        container = container or sniff(file.read(ENOUGH), path.name)
-        file.seek(0)
-        if container == "parquet":
-            yield from _parquet_records(path, columns)
-        else:
-            yield from _text_records(file, container, max_line_bytes)
+    if container is None:
+        with open_plain(path) as file:
+            container = sniff(file.read(ENOUGH), plain_name(path.name))
+    if container == "parquet":
+        yield from _parquet_records(path, columns)
+        return
+    with open_plain(path) as file:
+        yield from _text_records(file, container, max_line_bytes)
 
 
 def _text_records(file: BinaryIO, container: Container, max_line_bytes: int) -> Iterator[Record | Unreadable]:
     parser = text_parser(container, max_line_bytes)
-    if file.read(len(UTF8_BOM)) != UTF8_BOM:
-        file.seek(0)
-    while chunk := file.read(CHUNK_BYTES):
+    chunk = file.read(CHUNK_BYTES).removeprefix(UTF8_BOM)
+    while chunk:
         yield from parser.feed(chunk)
+        chunk = file.read(CHUNK_BYTES)
     yield from parser.finish()
 
 

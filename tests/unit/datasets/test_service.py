@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from opensloth.accounts.keys import Caller
 from opensloth.database import Base, Database
-from opensloth.datasets import parquet
+from opensloth.datasets import isolated
 from opensloth.datasets.report import CHECK_VERSION
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.service import FileService
@@ -60,7 +60,7 @@ def test_a_second_upload_of_a_content_uses_the_stored_check(files, tmp_path, mon
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}]), tmp_path / "a.parquet")
     content = (tmp_path / "a.parquet").read_bytes()
     first = files.create("a.parquet", [content], BOB)
-    monkeypatch.setattr(parquet, "check_parquet", None)
+    monkeypatch.setattr(isolated, "check_isolated", None)
     second = files.create("b.parquet", [content], BOB)
     assert first.id != second.id
     assert files.check(first.id) == files.check(second.id)
