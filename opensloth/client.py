@@ -35,7 +35,8 @@ from opensloth.remote.files import Files
 from opensloth.remote.jobs import Jobs
 from opensloth.remote.keys import Keys
 from opensloth.remote.models import Models
-from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Series
+from opensloth.remote.rewards import Rewards
+from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Reward, Series
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
@@ -56,6 +57,7 @@ __all__ = [
     "NotAllowed",
     "NotAuthenticated",
     "NotFound",
+    "Reward",
     "Series",
     "ServerFault",
     "TransferCorrupt",
@@ -85,6 +87,7 @@ class Client:
         self.files = Files(self._transport, UploadCache(credentials_path().with_name("uploads.json")))
         self.jobs = Jobs(self._transport)
         self.models = Models(self._transport)
+        self.rewards = Rewards(self._transport)
         self.keys = Keys(self._transport)
 
     @property

@@ -6,9 +6,11 @@ import typer
 
 from opensloth import __version__
 from opensloth.cli import exit_codes, jobs, login, results
+from opensloth.cli.diff import diff
 from opensloth.cli.files import files
 from opensloth.cli.models import models
 from opensloth.cli.output import out
+from opensloth.cli.rewards import rewards
 from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
 from opensloth.cli.up import up
@@ -32,6 +34,8 @@ app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):
     app.command(rich_help_panel=JOBS)(_command)
+app.command(rich_help_panel=JOBS)(diff)
+app.command(rich_help_panel=THINGS)(rewards)
 app.add_typer(files, name="files", rich_help_panel=THINGS)
 app.add_typer(models, name="models", rich_help_panel=THINGS)
 app.add_typer(login.keys, name="key", rich_help_panel=THINGS)

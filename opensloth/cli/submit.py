@@ -1,7 +1,8 @@
-"""`opensloth submit FILE.yaml`: upload the datasets it names and submit the job."""
+"""`opensloth submit FILE.yaml` or `--from JOB`: upload the datasets it names and submit the job."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from opensloth.cli import exit_codes
 from opensloth.cli.failures import render_error
 from opensloth.cli.output import Json, err, out, print_json, say
-from opensloth.cli.specfile import SpecFile, read_spec
+from opensloth.cli.references import job_id
+from opensloth.cli.specfile import SpecFile, apply_override, read_spec
 from opensloth.cli.watching import tell_outcome, wait_silently, watch_job
 from opensloth.client import Client, Field, InvalidRequest, Job
 
@@ -21,7 +23,12 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The job: the fields of POST /v1/jobs.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE.yaml]", help="The job: the fields of POST /v1/jobs.")
+    ] = None,
+    from_job: Annotated[
+        str | None, typer.Option("--from", metavar="JOB", help="Instead of a file: the job as that one was posted.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end; the exit code is its outcome.")] = False,
     overrides: Annotated[
         list[str] | None,
@@ -33,8 +40,11 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Submit a job. Datasets named by a local path, relative to the file, are uploaded, once for each content."""
-    source = read_spec(file, overrides)
+    if (file is None) == (from_job is None):
+        raise typer.BadParameter("name either a FILE.yaml or --from JOB")
+    read = None if file is None else read_spec(file, overrides)
     with Client() as client:
+        source = read or spec_of_job(client, str(from_job), overrides)
         upload_datasets(client, source, quiet=as_json)
         try:
             job = client.jobs.submit(source.spec, idempotency_key=idempotency_key)
@@ -55,6 +65,15 @@ def submit(
         say(f"Watch it: opensloth watch {job.id}")
     if wait:
         raise typer.Exit(exit_codes.of_state(job.state))
+
+
+def spec_of_job(client: Client, reference: str, overrides: list[str] | None) -> SpecFile:
+    """The spec of an earlier job with overrides applied; local files that these name are looked for here."""
+    found = client.jobs.get(job_id(client, reference))
+    spec = copy.deepcopy(found.spec)
+    for override in overrides or []:
+        apply_override(spec, override)
+    return SpecFile(Path(found.id), spec, {})
 
 
 def say_submitted(job: Job) -> None:

@@ -148,6 +148,17 @@ class Series(Shape):
     points: list[dict[str, Any]] = []
 
 
+class Reward(Shape):
+    """What GRPO can score answers with; `parameters` is a JSON Schema, `column_parameters` name further columns."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    columns: list[str] = []
+    column_parameters: list[str] = []
+    source: str | None = None
+
+
 class Key(Shape):
     """An API key without its secret; `key` is there only in the answer that made it."""
 
