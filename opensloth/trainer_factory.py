@@ -37,7 +37,24 @@ def _create_dpo(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) ->
     return create_dpo_trainer(model, tokenizer, dataset, resolved)
 
 
-trainer_factory_map: dict[str, TrainerFactory] = {"sft": _create_sft, "dpo": _create_dpo}
+def _create_kto(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) -> Any:
+    from opensloth.training.methods.kto import create_kto_trainer
+
+    return create_kto_trainer(model, tokenizer, dataset, resolved)
+
+
+def _create_orpo(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) -> Any:
+    from opensloth.training.methods.orpo import create_orpo_trainer
+
+    return create_orpo_trainer(model, tokenizer, dataset, resolved)
+
+
+trainer_factory_map: dict[str, TrainerFactory] = {
+    "sft": _create_sft,
+    "dpo": _create_dpo,
+    "kto": _create_kto,
+    "orpo": _create_orpo,
+}
 """What makes the trainer of each training type; TRL is imported only when one is made."""
 
 

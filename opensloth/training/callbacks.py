@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from opensloth.storage import Storage
 from opensloth.training.checkpoints import Progress, publish
 from opensloth.training.gradient_sync import any_rank
 from opensloth.training.rank_trainer import RankTrainer, Signals
 from opensloth.training.records import Records
-from opensloth.training.run_spec import RunSpec
+from opensloth.training.run_spec import RunSpec, checkpoint_name
 from opensloth.training.stop import Stop
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "total_flos", "step"})
@@ -40,6 +40,11 @@ class RunCallback(TrainerCallback):
         self._window_s = self._longest_s = 0.0
         self._mark = self._saved_at = time.monotonic()
         trainer.signals = Signals(stop=lambda: stop.requested, save=self._save_is_due)
+        trainer.fetch_best = self._fetch_best
+        found = [some for some in trainer.callback_handler.callbacks if isinstance(some, EarlyStoppingCallback)]
+        self._early_stopping = found[0] if found else None
+        if self._early_stopping is not None:
+            self._early_stopping.early_stopping_patience_counter = progress.evaluations_without_gain
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The clock starts with the first step."""
@@ -61,7 +66,7 @@ class RunCallback(TrainerCallback):
             return  # complete: what is left to do is the result
         totals = self.trainer.totals
         if totals.stop or (not self.trainer.distributed and self.stop.requested):
-            control.should_save = control.should_training_stop = True
+            control.should_save = control.should_training_stop = self.trainer.stopped = True
             control.should_evaluate = False
         elif totals.save:
             control.should_save = True
@@ -77,9 +82,11 @@ class RunCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Writes what transformers and TRL measured, and speed and memory with the training's metrics."""
-        metrics = {name: float(value) for name, value in (logs or {}).items() if name not in NOT_METRICS}
+        measured = {name: value for name, value in (logs or {}).items() if name not in NOT_METRICS}
+        metrics = {name: float(value) for name, value in measured.items() if value is not None}
         del state.log_history[:-KEPT_HISTORY]
         if "train_runtime" in metrics:
+            self.latest["train_runtime"] = metrics["train_runtime"]
             return
         if "loss" in metrics:
             metrics |= self._speed()
@@ -103,17 +110,13 @@ class RunCallback(TrainerCallback):
         """Publishes the checkpoint that transformers has just written into the output folder."""
         # Also a barrier: every rank has written its part.
         if any_rank(self.stop.requested, args.device) and state.global_step < state.max_steps:
-            control.should_training_stop = True
+            control.should_training_stop = self.trainer.stopped = True
         if state.is_world_process_zero:
             local = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            done = publish(
-                self.spec,
-                self.storage,
-                local,
-                state.global_step,
-                self.progress,
-                keep_local=args.load_best_model_at_end,
-            )
+            if self._early_stopping is not None:
+                self.progress.evaluations_without_gain = self._early_stopping.early_stopping_patience_counter
+            best = _best_step(state)
+            done = publish(self.spec, self.storage, local, state.global_step, self.progress, best=best)
             self.records.write(
                 "checkpoint",
                 f"checkpoint after step {state.global_step}",
@@ -125,6 +128,15 @@ class RunCallback(TrainerCallback):
                 metrics=self.latest,
             )
         self._mark = self._saved_at = time.monotonic()
+
+    def _fetch_best(self, name: str) -> Path:
+        """The folder of a published checkpoint; every rank waits until rank 0 has copied it."""
+        step = int(name.rpartition("-")[2])
+        local = Path(self.spec.run_dir) / "best" / f"checkpoint-{step}"
+        if self.trainer.is_world_process_zero() and not local.exists():
+            self.storage.get_tree(f"{self.spec.checkpoint_key}/{checkpoint_name(step)}", local)
+        any_rank(False, self.trainer.args.device)
+        return local
 
     def _save_is_due(self) -> bool:
         """By rank 0's clock; the other ranks learn of it with the step."""
@@ -163,6 +175,12 @@ class RunCallback(TrainerCallback):
         if not times:
             return None
         return (state.max_steps - state.global_step) * sum(times) / len(times)
+
+
+def _best_step(state: TrainerState) -> int | None:
+    """The step of the checkpoint that has done best in an evaluation."""
+    name = state.best_model_checkpoint
+    return int(name.rpartition("-")[2]) if name else None
 
 
 def memory_peak_bytes(device: str) -> int:

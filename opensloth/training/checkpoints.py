@@ -24,6 +24,8 @@ class Progress:
 
     tokens: int = 0
     samples: int = 0
+    evaluations_without_gain: int = 0
+    """In a row; early stopping counts them."""
 
 
 @dataclass
@@ -42,22 +44,24 @@ class Published:
 
 
 def publish(
-    spec: RunSpec, storage: Storage, local: Path, step: int, progress: Progress, *, keep_local: bool = False
+    spec: RunSpec, storage: Storage, local: Path, step: int, progress: Progress, *, best: int | None = None
 ) -> Published:
-    """Puts the checkpoint folder `local`, whole, at its key; one that a repeated step left there is replaced.
+    """Moves the checkpoint folder `local`, whole, to its key; one that a repeated step left there is replaced.
 
-    Beyond `save_total_limit` the oldest ones are removed, after the new one is there.
+    Beyond `save_total_limit` the oldest ones are removed, after the new one is there; the one of step `best` stays.
     """
     begin = time.monotonic()
     for name in LEFT_OUT:
         (local / name).unlink(missing_ok=True)
     (local / PROGRESS_NAME).write_text(json.dumps(asdict(progress)))
     key = f"{spec.checkpoint_key}/{checkpoint_name(step)}"
-    files = storage.put_tree(local, key, move=not keep_local)
+    files = storage.put_tree(local, key, move=True)
     published = Published(key, files, time.monotonic() - begin)
     limit = spec.training_args.save_total_limit
     if limit is not None:
         for old in _keys(spec, storage)[limit:]:
+            if checkpoint_step(old) == best:
+                continue
             storage.delete(old)
             published.removed.append(old)
     return published

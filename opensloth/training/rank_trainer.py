@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,10 @@ class RankTrainer(Trainer):
 
     signals = Signals()
     totals = StepTotals()
+    stopped = False
+    """Whether training ended because some rank was asked to stop, not because it was complete."""
+    fetch_best: Callable[[str], Path] | None = None
+    """Where a checkpoint of that name is to be had from, if it is moved away as soon as it is written."""
     data_counts: list[DataCounts]
     _loss: torch.Tensor | float = 0.0
     _tokens: torch.Tensor | int = 0
@@ -78,15 +83,19 @@ class RankTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         inputs = super()._prepare_inputs(inputs)
-        tokens, samples = inputs.pop("num_tokens", None), inputs.pop("num_samples", None)
+        tokens, samples = self.count(inputs)
         if self.model.training:
-            if tokens is None:
-                tokens = inputs["attention_mask"]
-                pairs = 2 if "completion_mask" in inputs and "labels" not in inputs else 1
-                samples = len(inputs["input_ids"]) // pairs
-            self._tokens = self._tokens + tokens.sum()
-            self._samples = self._samples + (samples.sum() if torch.is_tensor(samples) else samples)
+            self._tokens = self._tokens + tokens
+            self._samples = self._samples + samples
         return inputs
+
+    def count(self, inputs: Any) -> tuple[torch.Tensor, torch.Tensor | int]:
+        """Tokens, padding left out, and samples of a batch; what only says so is taken out of it."""
+        tokens, samples = inputs.pop("num_tokens", None), inputs.pop("num_samples", None)
+        if tokens is not None and samples is not None:
+            return tokens.sum(), samples.sum()
+        pairs = 2 if "completion_mask" in inputs and "labels" not in inputs else 1
+        return inputs["attention_mask"].sum(), len(inputs["input_ids"]) // pairs
 
     def _clip_grad_norm(self, model: Any) -> Any:
         if self.distributed:
@@ -131,11 +140,25 @@ class RankTrainer(Trainer):
         except EvaluationStopped:
             self.model.train()
             self.control.should_evaluate = False
-            self.control.should_save = self.control.should_training_stop = True
+            self.control.should_save = self.control.should_training_stop = self.stopped = True
             return {}
+
+    def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """One epoch; the sampler is told which, wherever it is: past the first one, a resume would not reach it."""
+        sampler = train_dataloader
+        while getattr(sampler, "batch_sampler", None) is not None:
+            sampler = sampler.batch_sampler
+        if hasattr(getattr(sampler, "sampler", None), "set_epoch"):
+            sampler.sampler.set_epoch(epoch)
+        return super()._run_epoch(model, epoch, train_dataloader, *args, **kwargs)
 
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
         return bool(metrics) and bool(super()._determine_best_metric(metrics, trial))
+
+    def _load_best_model(self) -> None:
+        if self.fetch_best is not None:
+            self.state.best_model_checkpoint = str(self.fetch_best(Path(self.state.best_model_checkpoint).name))
+        super()._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads every adapter: beside sub-folders, transformers leaves the one at the root out, which is trained."""

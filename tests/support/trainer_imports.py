@@ -3,5 +3,7 @@
 import opensloth.training.callbacks
 import opensloth.training.checkpoints
 import opensloth.training.methods.dpo
+import opensloth.training.methods.kto
+import opensloth.training.methods.orpo
 import opensloth.training.methods.sft
 import opensloth.training.results  # noqa: F401

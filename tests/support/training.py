@@ -45,6 +45,26 @@ def dpo_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def kto_rows(count: int) -> list[dict[str, Any]]:
+    """Answers of different lengths, two of three of them wanted."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Say {i}"}],
+            "completion": [{"role": "assistant", "content": ("no " if i % 3 == 0 else f"{i} ok ") * (i % 4 + 1)}],
+            "label": i % 3 != 0,
+        }
+        for i in range(count)
+    ]
+
+
+def grpo_rows(count: int) -> list[dict[str, Any]]:
+    """Prompts with what should be answered."""
+    return [{"prompt": [{"role": "user", "content": f"Say {i}"}], "answer": str(i)} for i in range(count)]
+
+
+ROWS = {"sft": sft_rows, "dpo": dpo_rows, "kto": kto_rows, "orpo": dpo_rows, "grpo": grpo_rows}
+
+
 def make_run(
     folder: Path,
     model: Path,
@@ -57,7 +77,7 @@ def make_run(
     **spec: Any,
 ) -> RunSpec:
     """A run folder with its `run.json`; `folder` also holds the data and the storage, so that runs share them."""
-    rows = rows if rows is not None else (sft_rows(24) if training_type == "sft" else dpo_rows(24))
+    rows = rows if rows is not None else ROWS[training_type](24)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     digest = hashlib.sha256(content).hexdigest()
     data = folder / f"{digest[:8]}.jsonl"
