@@ -77,7 +77,8 @@ def install_torch() -> None:
 
 def install_project() -> None:
     """This tree, editable: what is changed here is what runs."""
-    project = ["--no-deps", "--editable", "."]
+    # The lock brings hatchling, so that nothing has to be fetched to build.
+    project = ["--no-deps", "--no-build-isolation", "--editable", "."]
     if call(uv("install", *project)) != 0 and call(pip("install", *project)) != 0:
         fail_with_log("OpenSloth itself could not be installed.")
 

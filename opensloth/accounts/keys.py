@@ -92,7 +92,7 @@ class KeyService:
 
     def bootstrap(self) -> str | None:
         """The first admin key, if there is no usable admin key yet; else None."""
-        with self._db.write() as session:
+        with self._db.scheduler_lock() as session:  # two that start at once must not both find none
             exists = session.scalar(
                 select(ApiKeyRow.id).where(ApiKeyRow.role == "admin", ApiKeyRow.revoked_at.is_(None)).limit(1)
             )

@@ -1,0 +1,121 @@
+"""Trees are complete or not there, in a directory and in an object store alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from opensloth.storage import Storage, StorageCorrupt
+from opensloth.storage.store import ASIDE, MANIFEST
+
+
+@pytest.fixture(params=["directory", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "store") if request.param == "directory" else f"memory://{tmp_path.name}")
+
+
+def make_tree(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_a_tree_comes_back_as_it_was_put(storage: Storage, tmp_path: Path) -> None:
+    put = storage.put_tree(make_tree(tmp_path / "a", x="one", sub__y="two"), "jobs/1/checkpoints/step-1")
+    assert [file.name for file in put] == ["sub/y", "x"]
+    assert storage.list_tree("jobs/1/checkpoints/step-1") == put == storage.verify_tree("jobs/1/checkpoints/step-1")
+    storage.get_tree("jobs/1/checkpoints/step-1", tmp_path / "back")
+    assert (tmp_path / "back/sub/y").read_text() == "two"
+    assert storage.list_keys("jobs/1/checkpoints") == ["step-1"]
+
+
+def test_a_later_tree_replaces_an_earlier_one_whole(storage: Storage, tmp_path: Path) -> None:
+    storage.put_tree(make_tree(tmp_path / "a", old="1"), "k")
+    storage.put_tree(make_tree(tmp_path / "b", new="2"), "k", move=True)
+    assert [file.name for file in storage.verify_tree("k")] == ["new"]
+    assert not storage.exists("k/old")
+
+
+def test_a_tree_without_its_manifest_is_not_there(storage: Storage, tmp_path: Path) -> None:
+    storage.put_tree(make_tree(tmp_path / "a", x="1"), "k")
+    storage.delete(f"k/{MANIFEST}")
+    assert storage.list_tree("k") is None
+    with pytest.raises(StorageCorrupt, match="not complete"):
+        storage.get_tree("k", tmp_path / "back")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_damage_is_found_and_named(damage: str, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    storage.put_tree(make_tree(tmp_path / "a", x="12345"), "k")
+    file = tmp_path / "store/k/x"
+    if damage == "flip":
+        file.write_text("12346")
+    elif damage == "truncate":
+        os.truncate(file, 3)
+    elif damage == "remove":
+        file.unlink()
+    else:
+        (tmp_path / "store/k" / MANIFEST).write_text("{")
+    for read in (lambda: storage.get_tree("k", tmp_path / "back"), lambda: storage.verify_tree("k")):
+        with pytest.raises(StorageCorrupt, match=r"k/x|manifest of k"):
+            read()
+
+
+def test_a_writer_that_fails_leaves_the_old_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    storage.put_tree(make_tree(tmp_path / "a", x="old"), "k")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.put_tree(make_tree(tmp_path / "b", x="new"), "k")
+    monkeypatch.undo()
+    storage.get_tree("k", tmp_path / "back")
+    assert (tmp_path / "back/x").read_text() == "old"
+
+
+def test_files_are_put_read_appended_and_deleted(storage: Storage, tmp_path: Path) -> None:
+    local = tmp_path / "upload"
+    local.write_bytes(b"abc")
+    storage.put_file(local, "files/f/content")
+    assert not local.exists()
+    assert storage.size("files/f/content") == 3
+    storage.append("jobs/1/logs/a.log", b"one\n")
+    storage.append("jobs/1/logs/a.log", b"two\n")
+    with storage.open("jobs/1/logs/a.log") as file:
+        assert file.read() == b"one\ntwo\n"
+    storage.delete("files/f/content")
+    assert not storage.exists("files/f/content")
+    with pytest.raises(FileNotFoundError):
+        storage.open("files/f/content")
+
+
+@pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "a/../../b", "", "a\0b"])
+def test_a_key_that_leaves_the_store_is_refused(storage: Storage, key: str) -> None:
+    with pytest.raises(ValueError, match="storage key"):
+        storage.exists(key)
+
+
+def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    old, new = (make_tree(tmp_path / "store" / ASIDE / name, x="1") for name in ("old", "new"))
+    os.utime(old, (time.time() - 100_000,) * 2)
+    storage.sweep()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_the_manifest_lists_sizes_and_hashes(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    storage.put_tree(make_tree(tmp_path / "a", x="abc"), "k")
+    (entry,) = json.loads((tmp_path / "store/k" / MANIFEST).read_text())["files"]
+    assert entry["bytes"] == 3
+    assert entry["sha256"].startswith("ba7816bf")

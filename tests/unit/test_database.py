@@ -1,0 +1,110 @@
+"""Transactions that lose nothing, errors that say what is away, migrations that keep every row."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import func, select, text, update
+
+from migrations.__main__ import config, upgrade
+from opensloth.accounts.rows import ApiKeyRow
+from opensloth.database import Base, Database, after_commit, db_now
+from opensloth.errors import Unavailable
+from opensloth.services import Services
+from tests.support.jobs import submit
+
+
+def test_read_then_write_loses_no_update(services: Services) -> None:
+    row, _ = services.keys.create("ada")
+
+    def count_up() -> None:
+        for _ in range(20):
+            with services.database.write() as session:
+                found = session.get_one(ApiKeyRow, row.id, with_for_update=True)
+                values = {"created_at": found.created_at + 1}
+                session.execute(update(ApiKeyRow).where(ApiKeyRow.id == row.id).values(**values))
+
+    threads = [threading.Thread(target=count_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with services.database.read() as session:
+        assert round(session.get_one(ApiKeyRow, row.id).created_at - row.created_at) == 80
+
+
+def test_callbacks_run_after_the_commit_and_never_after_a_rollback(services: Services) -> None:
+    ran: list[str] = []
+    with services.database.write() as session:
+        after_commit(session, lambda: ran.append("committed"))
+        assert ran == []
+    with pytest.raises(RuntimeError), services.database.write() as session:
+        after_commit(session, lambda: ran.append("rolled back"))
+        raise RuntimeError
+    assert ran == ["committed"]
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////proc/nowhere/x.db", "postgresql://nobody@127.0.0.1:1/none"], ids=["sqlite", "postgresql"]
+)
+def test_a_database_that_is_away_is_unavailable(url: str) -> None:
+    database = Database(url)
+    for transaction in (database.read, database.write):
+        with pytest.raises(Unavailable), transaction() as session:
+            session.execute(text("SELECT 1"))
+
+
+def test_the_clock_moves_within_a_transaction(services: Services) -> None:
+    with services.database.read() as session:
+        first = session.scalar(select(db_now())) or 0.0
+        while (session.scalar(select(db_now())) or 0.0) == first:
+            pass
+
+
+def counts(database: Database) -> dict[str, int]:
+    with database.read() as session:
+        return {
+            table.name: session.scalar(select(func.count()).select_from(table)) or 0
+            for table in Base.metadata.sorted_tables
+        }
+
+
+def test_migrations_say_what_the_models_say(services: Services) -> None:
+    command.check(config(services.database.url))
+
+
+def test_migrating_again_keeps_every_row(services: Services) -> None:
+    submit(services)
+    services.keys.create("ada")
+    before = counts(services.database)
+    upgrade(services.database.url)
+    assert counts(services.database) == before
+    assert before["jobs"] == before["files"] == before["api_keys"] == 1
+
+
+def test_two_migrate_a_new_database_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        import subprocess
+        import sys
+
+        environment = {"OPENSLOTH_DATABASE_URL": url, "PATH": "/usr/bin:/bin", "OPENSLOTH_HOME": str(tmp_path)}
+        root = Path(__file__).resolve().parents[2]
+        done = subprocess.run(
+            [sys.executable, "-m", "migrations"], cwd=root, env=environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            failures.append(AssertionError(done.stderr))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert counts(Database(url))["jobs"] == 0
