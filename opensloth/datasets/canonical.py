@@ -10,6 +10,7 @@ from typing import Any
 from opensloth.datasets.containers import Container
 from opensloth.datasets.forms import METHODS, Form, Row, choose_form, form_named
 from opensloth.datasets.messages import Problem
+from opensloth.datasets.prepared_cache import PreparedCache
 from opensloth.datasets.readers import iter_rows
 from opensloth.datasets.report import DETECT_ROWS
 from opensloth.errors import FieldError, InvalidDataset
@@ -18,14 +19,22 @@ from opensloth.errors import FieldError, InvalidDataset
 class FileRows:
     """The rows of a dataset file; can be read again and again.
 
-    `sha256` names the content, so that what is prepared from it can be kept.
+    `sha256` names the content, so that what is prepared from it can be kept in `cache`.
     """
 
-    def __init__(self, path: Path | str, container: Container | None, name: str, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        container: Container | None,
+        name: str,
+        sha256: str | None = None,
+        cache: PreparedCache | None = None,
+    ) -> None:
         self._path = Path(path)
         self._container = container
         self.name = name
         self.sha256 = sha256
+        self.cache = cache
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each row; raises InvalidDataset with file and row for one that cannot be read."""
@@ -46,6 +55,7 @@ class CanonicalRows:
         self._training_type = training_type
         self._form = form
         self._checks = isinstance(rows, FileRows)
+        self.cache: PreparedCache | None = getattr(rows, "cache", None)
 
     @property
     def fingerprint(self) -> str | None:

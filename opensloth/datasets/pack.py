@@ -5,6 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+WINDOW_TOKENS = 2**22
+WINDOW_ROWS = 2**16
+"""Samples are packed in windows that end with the sample that reaches one of these: memory stays flat."""
+
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: lists of indices into `lengths`, each list's lengths adding up to `capacity` at most.
@@ -12,6 +16,19 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Longest first; a sample goes into the row that it leaves the least room in. Deterministic. A sample longer than
     `capacity` gets a row of its own. All lengths are in tokens.
     """
+    rows: list[list[int]] = []
+    start = tokens = 0
+    for index, length in enumerate(lengths):
+        tokens += length
+        if tokens >= WINDOW_TOKENS or index + 1 - start >= WINDOW_ROWS or index + 1 == len(lengths):
+            window = pack_window(lengths[start : index + 1], capacity)
+            rows += [[start + i for i in row] for row in window] if start else window
+            start, tokens = index + 1, 0
+    return rows
+
+
+def pack_window(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """As `pack`, all samples at once."""
     rows: list[list[int]] = []
     by_room: dict[int, list[int]] = {}  # free tokens -> rows with that many
     rooms: list[int] = []  # the keys of by_room, sorted

@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 
 from opensloth.datasets.encode import IGNORE, Encoded, EncodedPair, Row, encode_dpo, encode_sft
-from opensloth.datasets.pack import pack
-from opensloth.errors import FieldError, InvalidDataset
+from opensloth.datasets.encode_rows import encoded_rows
+from opensloth.datasets.pack import WINDOW_ROWS, WINDOW_TOKENS, pack
+from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep
+from opensloth.errors import InvalidDataset
 
-BATCH_ROWS = 256
-
-
-@dataclass
-class DataCounts:
-    """What became of the rows of one split; `tokens` and `trained_tokens` count one epoch.
-
-    `dropped` rows were longer than allowed (`dropped_overlength`) or had nothing to train on.
-    """
-
-    split: str
-    rows: int = 0
-    kept: int = 0
-    dropped: int = 0
-    dropped_overlength: int = 0
-    truncated: int = 0
-    truncated_prompts: int = 0
-    packed_rows: int | None = None
-    tokens: int = 0
-    trained_tokens: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As the `data` record carries it."""
-        return asdict(self)
-
-    def sentence(self) -> str:
-        """For people."""
-        text = f"{self.split}: {self.kept} of {self.rows} rows, {self.tokens} tokens"
-        if self.packed_rows is not None:
-            text += f" in {self.packed_rows} packed rows"
-        if self.dropped:
-            text += f"; {self.dropped} dropped, {self.dropped_overlength} of them as too long"
-        if self.truncated or self.truncated_prompts:
-            text += f"; {self.truncated} rows and {self.truncated_prompts} prompts cut"
-        return text
-
-
-@dataclass
-class Prepared:
-    """A dataset that a trainer reads as it is, and what became of the raw rows."""
-
-    dataset: Dataset
-    counts: DataCounts
+Sample = tuple[np.ndarray, np.ndarray]
 
 
 def prepare_sft(
@@ -69,6 +26,7 @@ def prepare_sft(
     filter_overlength: bool = True,
     packing: bool = False,
     split: str = "train",
+    processes: int | None = None,
 ) -> Prepared:
     """Columns `input_ids` and `labels`, and `seq_lengths` (tokens of each sample in the row) when packed.
 
@@ -76,23 +34,15 @@ def prepare_sft(
     InvalidDataset for a row that cannot be tokenized and when no row is left.
     """
     counts = DataCounts(split)
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
-    for encoded in encoded_rows(rows, lambda batch: encode_sft(batch, tokenizer, loss_on), counts):
-        cut = _fit_sample(encoded, max_length, filter_overlength, counts)
-        if cut is not None:
-            kept.append((np.asarray(cut.input_ids, np.int32), np.asarray(cut.labels, np.int32)))
-            counts.tokens += len(cut.input_ids)
-            counts.trained_tokens += int((kept[-1][1] != IGNORE).sum())
-    some_left(counts, kept, max_length)
-    groups = pack([len(ids) for ids, _ in kept], max_length) if packing else [[i] for i in range(len(kept))]
-    columns: dict[str, Any] = {
-        "input_ids": [np.concatenate([kept[i][0] for i in group]) for group in groups],
-        "labels": [np.concatenate([kept[i][1] for i in group]) for group in groups],
-    }
-    if packing:
-        counts.packed_rows = len(groups)
-        columns["seq_lengths"] = [[len(kept[i][0]) for i in group] for group in groups]
-    return Prepared(Dataset(integer_lists(columns)), counts)
+
+    def tables() -> Iterator[pa.Table]:
+        encoded = encoded_rows(rows, lambda batch: encode_sft(batch, tokenizer, loss_on), counts, processes)
+        for window in _windows(encoded, max_length, filter_overlength, counts):
+            yield _packed(window, max_length, counts) if packing else _as_rows(window)
+        some_left(counts, max_length)
+
+    options = {"method": "sft", "max_length": max_length, "loss_on": loss_on, "packing": packing}
+    return keep(rows, tokenizer, counts, tables, {**options, "filter_overlength": filter_overlength})
 
 
 def prepare_dpo(
@@ -103,6 +53,7 @@ def prepare_dpo(
     max_prompt_length: int | None = None,
     filter_overlength: bool = True,
     split: str = "train",
+    processes: int | None = None,
 ) -> Prepared:
     """Columns `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
@@ -111,17 +62,82 @@ def prepare_dpo(
     a row that cannot be tokenized and when no row is left.
     """
     counts = DataCounts(split)
-    kept: list[EncodedPair] = []
-    for pair in encoded_rows(rows, lambda batch: encode_dpo(batch, tokenizer), counts):
+
+    def tables() -> Iterator[pa.Table]:
+        encoded = encoded_rows(rows, lambda batch: encode_dpo(batch, tokenizer), counts, processes)
+        yield from pair_tables(_fitting_pairs(encoded, max_length, max_prompt_length, filter_overlength, counts))
+        some_left(counts, max_length)
+
+    options = {"method": "dpo", "max_length": max_length, "max_prompt_length": max_prompt_length}
+    return keep(rows, tokenizer, counts, tables, {**options, "filter_overlength": filter_overlength})
+
+
+def _windows(
+    encoded: Iterable[Encoded], max_length: int, filter_overlength: bool, counts: DataCounts
+) -> Iterator[list[Sample]]:
+    """The samples that are kept, in the windows in which `pack` looks at them."""
+    window: list[Sample] = []
+    tokens = 0
+    for sample in encoded:
+        cut = _fit_sample(sample, max_length, filter_overlength, counts)
+        if cut is None:
+            continue
+        window.append((np.asarray(cut.input_ids, np.int32), np.asarray(cut.labels, np.int32)))
+        tokens += len(cut.input_ids)
+        counts.tokens += len(cut.input_ids)
+        counts.trained_tokens += int((window[-1][1] != IGNORE).sum())
+        if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_ROWS:
+            yield window
+            window, tokens = [], 0
+    if window:
+        yield window
+
+
+def _as_rows(window: list[Sample]) -> pa.Table:
+    return integer_lists({"input_ids": [ids for ids, _ in window], "labels": [labels for _, labels in window]})
+
+
+def _packed(window: list[Sample], max_length: int, counts: DataCounts) -> pa.Table:
+    groups = pack([len(ids) for ids, _ in window], max_length)
+    counts.packed_rows = (counts.packed_rows or 0) + len(groups)
+    return integer_lists(
+        {
+            "input_ids": [np.concatenate([window[i][0] for i in group]) for group in groups],
+            "labels": [np.concatenate([window[i][1] for i in group]) for group in groups],
+            "seq_lengths": [[len(window[i][0]) for i in group] for group in groups],
+        }
+    )
+
+
+def pair_tables(pairs: Iterable[EncodedPair]) -> Iterator[pa.Table]:
+    """Tables with `prompt_ids`, `chosen_ids` and `rejected_ids`, each of a bounded number of tokens."""
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    window: list[EncodedPair] = []
+    tokens = 0
+    for pair in pairs:
+        window.append(pair)
+        tokens += len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
+        if tokens >= WINDOW_TOKENS // 4:  # these are Python's integers
+            yield integer_lists({name: [getattr(kept, name) for kept in window] for name in names})
+            window, tokens = [], 0
+    if window:
+        yield integer_lists({name: [getattr(kept, name) for kept in window] for name in names})
+
+
+def _fitting_pairs(
+    pairs: Iterable[EncodedPair],
+    max_length: int,
+    max_prompt_length: int | None,
+    filter_overlength: bool,
+    counts: DataCounts,
+) -> Iterator[EncodedPair]:
+    for pair in pairs:
         cut = fit_pair(pair, max_length, max_prompt_length, filter_overlength, counts)
         if cut is not None:
-            kept.append(cut)
             answers = len(cut.chosen_ids) + len(cut.rejected_ids)
             counts.tokens += 2 * len(cut.prompt_ids) + answers
             counts.trained_tokens += answers
-    some_left(counts, kept, max_length)
-    names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    return Prepared(Dataset(integer_lists({name: [getattr(pair, name) for pair in kept] for name in names})), counts)
+            yield cut
 
 
 def _fit_sample(encoded: Encoded, max_length: int, filter_overlength: bool, counts: DataCounts) -> Encoded | None:
@@ -163,47 +179,15 @@ def fit_pair(
     return EncodedPair(prompt, chosen, rejected)
 
 
-def encoded_rows(rows: Iterable[Row], encode: Callable[[list[Row]], list[Any]], counts: DataCounts) -> Iterator[Any]:
-    """Encodes in batches, which the tokenizer spreads over threads; a row that fails is named."""
-    source = iter(rows)
-    while batch := list(islice(source, BATCH_ROWS)):
-        try:
-            yield from encode(batch)
-        except Exception:
-            yield from _one_by_one(batch, encode, counts.rows)
-        counts.rows += len(batch)
-
-
-def _one_by_one(batch: list[Row], encode: Callable[[list[Row]], list[Any]], before: int) -> Iterator[Any]:
-    for i, row in enumerate(batch):
-        try:
-            yield from encode([row])
-        except Exception as error:
-            number = before + i + 1
-            message = f"row {number} cannot be tokenized: {error}"
-            raise InvalidDataset(message, fields=[FieldError(f"rows[{number - 1}]", str(error), row=number)]) from error
-
-
-def some_left(counts: DataCounts, kept: Sequence[object], max_length: int) -> None:
+def some_left(counts: DataCounts, max_length: int) -> None:
     """Raises InvalidDataset where no row is left, saying why."""
-    if kept:
+    if counts.kept:
         return
     why = f"all {counts.rows} rows were dropped, {counts.dropped_overlength} of them longer than {max_length} tokens"
     raise InvalidDataset(
         f"nothing is left of the {counts.split} data: {why if counts.rows else 'it has no rows'}",
         hint="raise max_seq_length, or set filter_overlength_samples to false to cut long rows",
     )
-
-
-def integer_lists(columns: Mapping[str, Sequence[Sequence[int] | np.ndarray]]) -> pa.Table:
-    """A table whose columns hold lists of 32-bit integers, made without a Python object per token."""
-    arrays = {}
-    for name, values in columns.items():
-        offsets = np.zeros(len(values) + 1, np.int64)
-        np.cumsum([len(value) for value in values], out=offsets[1:])
-        flat = np.concatenate([np.asarray(value, np.int32) for value in values]) if values else np.zeros(0, np.int32)
-        arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pa.table(arrays)
 
 
 def split_rows(dataset: Any) -> tuple[Iterable[Row], Iterable[Row] | None]:

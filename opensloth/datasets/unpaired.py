@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from datasets import Dataset
+import pyarrow as pa
 
 from opensloth.datasets.encode import EncodedPair, Row, encode_dpo
-from opensloth.datasets.prepare import DataCounts, Prepared, encoded_rows, fit_pair, integer_lists, some_left
+from opensloth.datasets.encode_rows import encoded_rows
+from opensloth.datasets.prepare import fit_pair, some_left
+from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep
+
+WINDOW_ROWS = 4096
 
 
 def prepare_kto(
@@ -26,24 +30,39 @@ def prepare_kto(
     its KL. Raises InvalidDataset for a row that cannot be tokenized and when no row is left.
     """
     counts = DataCounts(split)
-    kept: list[EncodedPair] = []
-    labels: list[bool] = []
-    for encoded, label in encoded_rows(rows, lambda batch: encode_unpaired(batch, tokenizer), counts):
-        cut = fit_pair(encoded, max_length, max_prompt_length, filter_overlength, counts)
-        if cut is not None:
+
+    def tables() -> Iterator[pa.Table]:
+        kept: list[EncodedPair] = []
+        labels: list[bool] = []
+        for encoded, label in encoded_rows(rows, lambda batch: encode_unpaired(batch, tokenizer), counts):
+            cut = fit_pair(encoded, max_length, max_prompt_length, filter_overlength, counts)
+            if cut is None:
+                continue
             kept.append(cut)
             labels.append(label)
             counts.tokens += len(cut.prompt_ids) + len(cut.chosen_ids)
             counts.trained_tokens += len(cut.chosen_ids)
-    some_left(counts, kept, max_length)
+            if split == "train" and len(kept) >= WINDOW_ROWS:
+                yield _table(kept, labels)
+                kept, labels = [], []
+        some_left(counts, max_length)
+        if kept:
+            yield _table(kept, labels, None if split == "train" else max_length)
+
+    options = {"method": "kto", "max_length": max_length, "max_prompt_length": max_prompt_length}
+    options |= {"filter_overlength": filter_overlength, "train": split == "train"}
+    return keep(rows, tokenizer, counts, tables, options)
+
+
+def _table(kept: list[EncodedPair], labels: list[bool], others_within: int | None = None) -> pa.Table:
+    """Rows as columns; with `KL_completion_ids`, cut so that a row has `others_within` tokens, if that is given."""
     answers = [pair.chosen_ids for pair in kept]
     columns = {"prompt_ids": [pair.prompt_ids for pair in kept], "completion_ids": answers}
-    if split != "train":
-        room = [max_length - len(pair.prompt_ids) for pair in kept]
+    if others_within is not None:
+        room = [others_within - len(pair.prompt_ids) for pair in kept]
         others = [answers[-1], *answers[:-1]]
         columns["KL_completion_ids"] = [other[:free] for other, free in zip(others, room, strict=True)]
-    dataset = Dataset(integer_lists(columns)).add_column("label", labels)
-    return Prepared(dataset, counts)
+    return integer_lists(columns).append_column("label", pa.array(labels))
 
 
 def encode_unpaired(rows: Sequence[Row], tokenizer: Any) -> list[tuple[EncodedPair, bool]]:
