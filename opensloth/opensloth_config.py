@@ -107,6 +107,8 @@ class OpenSlothConfig(BaseModel):
     """Put several short rows into one sequence; on for SFT, the other methods' rows are never packed."""
     filter_overlength_samples: bool = True
     """Leave rows out that are longer than `max_seq_length` (or the method's `max_length`) tokens; false cuts them."""
+    dataset_form: str | None = Field(default=None, max_length=64)
+    """Form of the dataset's rows ("messages", "alpaca", "sharegpt", ...); by the first rows when not set."""
     loss_on: Literal["assistant", "completion", "all"] | None = None
     """Tokens that SFT learns: "assistant" turns, "completion", or "all"; by the form of the data when not set."""
 

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     reward_timeout_s: float = 60.0
     """The longest that one reward may take for one batch of answers."""
 
+    prepared_cache_bytes: int = 20 * 2**30
+    """What the prepared datasets of a host may take; those used longest ago go first."""
+
     trainer_module: str = "opensloth.training.main"
     """What a rank runs; tests of the service put a fast one here."""
 
