@@ -52,3 +52,15 @@ MODEL_EXAMPLES: dict[str, Any] = {
     "hub": {"summary": "A model of the hub", "value": {"id": "qwen3-0.6b", "source": "Qwen/Qwen3-0.6B"}},
     "directory": {"summary": "A directory on the server", "value": {"id": "ours", "source": "/models/ours"}},
 }
+
+EXPORT_EXAMPLES: dict[str, Any] = {
+    "merged": {"summary": "One checkpoint, base and adapter in one", "value": {"format": "merged_16bit"}},
+    "gguf": {"summary": "For llama.cpp and its kin", "value": {"format": "gguf", "quantization": "q8_0"}},
+    "push": {
+        "summary": "The adapter, pushed to the hub with a token that is stored as the secret `hf`",
+        "value": {
+            "format": "adapter",
+            "push_to_hub": {"repo": "my-team/support-tone", "private": True, "secret": "hf"},
+        },
+    },
+}

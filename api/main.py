@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import RequestGuard
-from api.routers import artifacts, files, health, job_streams, jobs, keys, models, rewards
+from api.routers import artifacts, exports, files, health, job_streams, jobs, keys, models, rewards, secrets
 from api.streaming.hub import Hub
 from opensloth import __version__
 from opensloth.services import Services
@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.add_middleware(RequestGuard)
     errors.install(app)
-    for module in (files, jobs, job_streams, artifacts, models, rewards, keys, health):
+    for module in (files, jobs, job_streams, artifacts, exports, models, rewards, keys, secrets, health):
         app.include_router(module.router)
     return app
 

@@ -36,7 +36,8 @@ from opensloth.remote.jobs import Jobs
 from opensloth.remote.keys import Keys
 from opensloth.remote.models import Models
 from opensloth.remote.rewards import Rewards
-from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Reward, Series
+from opensloth.remote.secrets import Secrets
+from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Reward, Secret, Series
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
@@ -58,6 +59,7 @@ __all__ = [
     "NotAuthenticated",
     "NotFound",
     "Reward",
+    "Secret",
     "Series",
     "ServerFault",
     "TransferCorrupt",
@@ -89,6 +91,7 @@ class Client:
         self.models = Models(self._transport)
         self.rewards = Rewards(self._transport)
         self.keys = Keys(self._transport)
+        self.secrets = Secrets(self._transport)
 
     @property
     def base_url(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opensloth.accounts.keys import KeyService
+from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
 from opensloth.datasets.service import FileService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
+from opensloth.jobs.exports import ExportService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
@@ -31,6 +33,8 @@ class Services:
     models: ModelRegistry
     rewards: RewardPolicy
     jobs: JobService
+    secrets: SecretService
+    exports: ExportService
 
     @classmethod
     def make(cls, settings: Settings) -> Services:
@@ -47,4 +51,6 @@ class Services:
         rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
         jobs = JobService(database, files, models, events, publisher, rewards)
         keys = KeyService(database)
-        return cls(settings, database, storage, publisher, events, keys, files, models, rewards, jobs)
+        secrets = SecretService(database, settings)
+        exports = ExportService(database, jobs, models, secrets)
+        return cls(settings, database, storage, publisher, events, keys, files, models, rewards, jobs, secrets, exports)

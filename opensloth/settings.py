@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     reward_timeout_s: float = 60.0
     """The longest that one reward may take for one batch of answers."""
 
+    secret_key: str | None = Field(default=None, repr=False)
+    """Key that encrypts secrets: 32 bytes in URL-safe base64, the same on all hosts; if not set, `secret.key` in
+    `$OPENSLOTH_HOME`."""
+
+    exporter_module: str = "opensloth.training.export_main"
+    """What an export runs; tests of the service put a fast one here."""
     prepared_cache_bytes: int = 20 * 2**30
     """What the prepared datasets of a host may take; those used longest ago go first."""
 
@@ -103,6 +109,11 @@ class Settings(BaseSettings):
     def runs(self) -> Path:
         """Scratch of the attempts that run on this host."""
         return self.home.expanduser() / "runs"
+
+    @property
+    def secret_key_file(self) -> Path:
+        """Where the key for secrets is kept on this machine, for its owner alone."""
+        return self.home.expanduser() / "secret.key"
 
     @property
     def credentials_file(self) -> Path:

@@ -58,9 +58,9 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         engine=resolved.engine,
         device=devices[0].kind,
         world_size=len(devices),
-        model=_model_path(services, choice),
+        model=model_path(services, choice),
         base_name=choice.base_id,
-        adapter=str(_tree(services, choice.adapter_key)) if choice.adapter_key else None,
+        adapter=str(stored_tree(services, choice.adapter_key)) if choice.adapter_key else None,
         dataset=_dataset(services, train, run_dir),
         eval_dataset=_dataset(services, evaluation, run_dir) if evaluation else None,
         run_dir=str(run_dir),
@@ -88,13 +88,14 @@ def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -
     return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def _model_path(services: Services, choice: ModelChoice) -> str:
+def model_path(services: Services, choice: ModelChoice) -> str:
+    """Where a trainer finds the base: a local folder, or its hub id."""
     if choice.storage_key is None:
         return choice.hub_id or choice.base_id
-    return str(_tree(services, choice.storage_key))
+    return str(stored_tree(services, choice.storage_key))
 
 
-def _tree(services: Services, key: str) -> Path:
+def stored_tree(services: Services, key: str) -> Path:
     """A local folder with the stored tree `key`; an object store's trees are kept in this host's cache."""
     if services.storage.list_tree(key) is None:
         raise CannotStart(f"the model at {key} is not complete in storage", code="model_not_found")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,13 @@ class Ranks:
     heartbeat: int = -1
 
     @classmethod
-    def spawn(cls, module: str, run_dir: Path, world_size: int, environment: dict[str, str]) -> Ranks:
-        """Start `python -m MODULE RUN_DIR` for each rank; output goes to `trainer.log`."""
+    def spawn(
+        cls, module: str, run_dir: Path, world_size: int, environment: dict[str, str], secrets: Mapping[str, str]
+    ) -> Ranks:
+        """Start `python -m MODULE RUN_DIR` for each rank; output goes to `trainer.log`.
+
+        `secrets` go through a pipe of each rank's own: an environment can be read by whoever sees the process.
+        """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         ranks = cls(heartbeat=write_end)
@@ -36,6 +43,7 @@ class Ranks:
         try:
             with (run_dir / "trainer.log").open("ab") as output:
                 for rank in range(world_size):
+                    told = _secrets_pipe(secrets) if secrets else None
                     process = subprocess.Popen(
                         [sys.executable, "-m", module, str(run_dir)],
                         stdin=subprocess.DEVNULL,
@@ -43,16 +51,19 @@ class Ranks:
                         stderr=subprocess.STDOUT,
                         cwd=run_dir,
                         process_group=group,
-                        pass_fds=[read_end],
+                        pass_fds=[read_end] if told is None else [read_end, told],
                         env=trainer_environment(
                             os.environ,
                             RANK=str(rank),
                             LOCAL_RANK=str(rank),
                             WORLD_SIZE=str(world_size),
                             OPENSLOTH_HEARTBEAT_FD=str(read_end),
+                            **({} if told is None else {"OPENSLOTH_SECRETS_FD": str(told)}),
                             **environment,
                         ),
                     )
+                    if told is not None:
+                        os.close(told)
                     ranks.processes.append(process)
                     group = ranks.processes[0].pid
         except BaseException:
@@ -103,6 +114,14 @@ class Ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.append({"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
         return found
+
+
+def _secrets_pipe(secrets: Mapping[str, str]) -> int:
+    """The read end of a pipe that holds the secrets and has no writer left; they are shorter than a pipe's buffer."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
+        pipe.write(json.dumps(dict(secrets)).encode())
+    return read_end
 
 
 def kill_leftovers(processes: list[dict[str, Any]]) -> int:

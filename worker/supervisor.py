@@ -16,6 +16,7 @@ from opensloth.jobs.attempts import AttemptService, End, Placed
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from worker.launch import device_environment, prepare_run, run_folder
+from worker.launch_export import prepare_export, secrets_of
 from worker.processes import Ranks
 from worker.records import LogShipper, RecordPump
 
@@ -79,15 +80,18 @@ class Supervisor(threading.Thread):
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _supervise(self) -> End:
-        run, resolved = prepare_run(self._services, self._placed, self._devices)
+        settings = self._services.settings
+        is_export = self._placed.job.kind == "export"
+        prepare = prepare_export if is_export else prepare_run
+        run, resolved = prepare(self._services, self._placed, self._devices)
         self._attempts.set_resolved(self.job_id, self.attempt, resolved)
         if self._stop_intent is not None:
             return End("stopped")
         environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
-        self._ranks = ranks = Ranks.spawn(
-            self._services.settings.trainer_module, self._run_dir, run.world_size, environment
-        )
-        ranks.beat(self._services.settings.lease_s)
+        module = settings.exporter_module if is_export else settings.trainer_module
+        secrets = secrets_of(self._services, self._placed.job)
+        self._ranks = ranks = Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
+        ranks.beat(settings.lease_s)
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
         while ranks.alive() and self._ours:
             self._wake.wait(_TICK_S)

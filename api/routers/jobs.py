@@ -44,9 +44,7 @@ def submit_job(
     idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
 ) -> JobView:
     """Submit a job. What is not set is resolved by method, engine and device; the job shows to what, and why."""
-    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
-        message = "use 1 to 255 printable ASCII characters without spaces"
-        raise InvalidInput("a header is not valid", fields=[FieldError("Idempotency-Key", message)])
+    check_idempotency_key(idempotency_key)
     job, created = services.jobs.submit(body, caller, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not created:
@@ -88,6 +86,13 @@ def get_script(job_id: str, services: ServicesDep, caller: CallerDep) -> str:
 def cancel_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
     """Cancel a job: at once where nothing runs; a running one saves a checkpoint first."""
     return services.jobs.cancel(job_id, caller)
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Raise InvalidInput for a key that no header should carry."""
+    if key is not None and not _KEY.fullmatch(key):
+        message = "use 1 to 255 printable ASCII characters without spaces"
+        raise InvalidInput("a header is not valid", fields=[FieldError("Idempotency-Key", message)])
 
 
 def metadata_filter(request: Request) -> dict[str, str]:

@@ -23,3 +23,16 @@ class ApiKeyRow(Base):
     created_at: Mapped[float]
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
+
+
+class SecretRow(Base):
+    """One secret of one owner, encrypted; see secrets.py."""
+
+    __tablename__ = "secrets"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sealed: Mapped[str]
+    """Nonce and ciphertext in base64."""
+    created_at: Mapped[float]
+    updated_at: Mapped[float]

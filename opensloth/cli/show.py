@@ -30,7 +30,7 @@ def render_job(console: Console, job: Job) -> None:
             console.print(Text(f"\n{section}", style="bold"))
             console.print(_triples(settings))
     if job.result and job.result.artifacts:
-        console.print(Text(f"\nResult {job.result.model}", style="bold"))
+        console.print(Text(f"\nResult {job.result.model or ''}", style="bold"))
         console.print(_pairs((artifact.name, size(artifact.bytes)) for artifact in job.result.artifacts))
     if job.state == "failed":
         console.print()

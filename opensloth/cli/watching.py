@@ -111,5 +111,6 @@ def _tell_result(console: Console, job: Job) -> None:
     if result is None:
         return
     total = sum(artifact.bytes for artifact in result.artifacts)
-    console.print(Text(f"  Result: {result.model}, {len(result.artifacts)} files, {size(total)}"), soft_wrap=True)
+    name = result.model or job.id
+    console.print(Text(f"  Result: {name}, {len(result.artifacts)} files, {size(total)}"), soft_wrap=True)
     console.print(Text(f"  Fetch it: opensloth download {job.id} -o result"), soft_wrap=True)

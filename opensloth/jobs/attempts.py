@@ -213,22 +213,25 @@ class AttemptService:
 
     def _succeed(self, session: Session, row: JobRow, end: End) -> None:
         artifacts = end.result.get("artifacts", [])
-        model_id = add_result(
-            session,
-            job_id=row.id,
-            base_id=str(end.result.get("base", row.model_id)),
-            owner=row.owner,
-            name=row.name,
-            key=str(end.result["key"]),
-            size=sum(int(artifact["bytes"]) for artifact in artifacts),
-            lora=end.lora,
-        )
+        model_id = None
+        if end.result.get("is_model", True):
+            model_id = add_result(
+                session,
+                job_id=row.id,
+                base_id=str(end.result.get("base", row.model_id)),
+                owner=row.owner,
+                name=row.name,
+                key=str(end.result["key"]),
+                size=sum(int(artifact["bytes"]) for artifact in artifacts),
+                lora=end.lora,
+            )
         values = {
             "result": {"model": model_id, "artifacts": artifacts},
             "error": None,
             "progress": {**(row.progress or {}), "percent": 100.0, "eta_s": 0.0},
         }
-        transition(session, self._events, row.id, State.SUCCEEDED, message=f"the result is {model_id}", values=values)
+        message = f"the result is {model_id}" if model_id else "the result is there"
+        transition(session, self._events, row.id, State.SUCCEEDED, message=message, values=values)
 
     def _stopped(self, session: Session, row: JobRow, end: End) -> None:
         intent = StopIntent(row.stop_intent or StopIntent.DRAIN)

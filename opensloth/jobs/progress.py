@@ -60,6 +60,8 @@ class RecordSink:
         )
         session.execute(update(JobRow).where(JobRow.id == row.id).values(started_at=row.started_at or now))
         message = f"training goes on from step {resumed}" if resumed else "the first step is done"
+        if row.kind == "export":
+            message = "the export has begun"
         transition(session, self._events, row.id, State.RUNNING, sources=[State.STARTING], message=message)
 
     @staticmethod

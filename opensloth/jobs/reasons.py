@@ -34,6 +34,11 @@ _ALL = [
         "checkpoint_error", "a checkpoint cannot be read", "submit again to start from the beginning", retryable=True
     ),
     Reason("storage_error", "the storage cannot be read or written", "check its space and its mount", retryable=True),
+    Reason("export_unsupported", "this result has no such form", "the message says which other form there is"),
+    Reason("export_differs", "the exported model was not the job's", "report it with the job's log; nothing was kept"),
+    Reason("push_refused", "the hub refused the push", "look at the secret's token: it needs write access"),
+    Reason("hub_unavailable", "the hub cannot be reached", "it is tried again", retryable=True),
+    Reason("secret_unreadable", "a secret cannot be decrypted", "give API and workers the same OPENSLOTH_SECRET_KEY"),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),
     Reason("trainer_killed", "the trainer process was killed", "look at the host's memory and its log", retryable=True),
     Reason("worker_killed", "the job took its worker down", "look at the host's log"),

@@ -22,6 +22,10 @@ class JobRow(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(default="training", server_default="training")
+    """`training` or `export`."""
+    export_of: Mapped[str | None] = mapped_column(index=True)
+    """The job whose result an export is made from."""
     name: Mapped[str]
     owner: Mapped[str]
     state: Mapped[str]
@@ -40,7 +44,8 @@ class JobRow(Base):
     max_retries: Mapped[int]
     retries: Mapped[int] = mapped_column(default=0)
     """Charged retries so far."""
-    dataset_id: Mapped[str] = mapped_column(index=True)
+    dataset_id: Mapped[str | None] = mapped_column(index=True)
+    """None for an export."""
     eval_dataset_id: Mapped[str | None]
     model_id: Mapped[str] = mapped_column(index=True)
     """As posted: a registered model, a hub id or an earlier job's id."""

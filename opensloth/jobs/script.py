@@ -20,13 +20,15 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
         job = session.get(JobRow, job_id)
         if job is None:
             raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
+        if job.kind == "export":
+            raise Conflict("an export trains nothing", code="no_script", hint=f"ask for the script of {job.export_of}")
         if job.resolved is None:
             raise Conflict(
                 "the job is not resolved yet", code="not_resolved", hint="ask again once a worker has started it"
             )
         config = OpenSlothConfig.model_validate(job.resolved["opensloth_config"])
         choice = _choice(session, models, job.model_id, config.pretrained_lora)
-        data = _file(session, job.dataset_id)
+        data = _file(session, job.dataset_id or "")
         evaluation = _file(session, job.eval_dataset_id) if job.eval_dataset_id else None
     source = ScriptSource(
         title=f"{job.id} {job.name}".strip(),

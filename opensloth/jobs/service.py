@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, tuple_, update
@@ -30,6 +30,7 @@ from opensloth.rewards import RewardPolicy
 
 Views = list[JobView]
 Checkpoints = list[CheckpointView]
+Insert = Callable[[Session, str], None]
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
 
 
@@ -59,17 +60,27 @@ class JobService:
 
         Raises InvalidInput with a FieldError for each thing that is wrong.
         """
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
-        if idempotency_key is not None and (earlier := self._earlier(caller, idempotency_key, digest)):
+        digest = body_digest(body)
+        if idempotency_key is not None and (earlier := self.earlier(caller, idempotency_key, digest)):
             return earlier, False
         spec = parse_job_spec(body)
         if spec.priority == "urgent" and not caller.is_admin:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
+
+        def insert(session: Session, job_id: str) -> None:
+            inputs = resolve_inputs(session, spec, caller, self._files, self._models, self._rewards)
+            self._insert(session, job_id, spec, inputs, body, caller)
+
+        return self.accept(insert, digest, caller, idempotency_key)
+
+    def accept(
+        self, insert: Insert, digest: str, caller: Caller, idempotency_key: str | None = None
+    ) -> tuple[JobView, bool]:
+        """Make a job by `insert(session, id)`, once for each idempotency key; `digest` is that of the body."""
         job_id = f"ftjob-{secrets.token_hex(12)}"
         try:
             with self._db.write() as session:
-                inputs = resolve_inputs(session, spec, caller, self._files, self._models, self._rewards)
-                self._insert(session, job_id, spec, inputs, body, caller)
+                insert(session, job_id)
                 if idempotency_key is not None:
                     session.add(
                         IdempotencyRow(
@@ -84,12 +95,13 @@ class JobService:
                 after_commit(session, self._publisher.wake_planner)
         except IntegrityError:
             # Another request with the same key was a moment earlier: its job is the answer.
-            if idempotency_key is None or not (earlier := self._earlier(caller, idempotency_key, digest)):
+            if idempotency_key is None or not (earlier := self.earlier(caller, idempotency_key, digest)):
                 raise
             return earlier, False
         return self.get(job_id, caller), True
 
-    def _earlier(self, caller: Caller, key: str, digest: str) -> JobView | None:
+    def earlier(self, caller: Caller, key: str, digest: str) -> JobView | None:
+        """The job that this key has made; raises IdempotencyMismatch for another body."""
         with self._db.read() as session:
             row = session.get(IdempotencyRow, (caller.owner, key))
         if row is None:
@@ -105,41 +117,43 @@ class JobService:
     def _insert(
         self, session: Session, job_id: str, spec: JobSpec, inputs: Inputs, body: Mapping[str, Any], caller: Caller
     ) -> None:
-        now = _now(session)
-        state = State.WAITING if inputs.depends_on else State.QUEUED
-        session.add(
-            JobRow(
-                id=job_id,
-                name=spec.name,
-                owner=caller.owner,
-                state=state.value,
-                spec=dict(body),
-                schema_version=SCHEMA_VERSION,
-                resolved=inputs.resolved,
-                user_metadata=dict(spec.metadata),
-                priority=PRIORITIES[spec.priority],
-                device_count=max(1, spec.resources.gpus),
-                time_limit_s=spec.time_limit,
-                max_retries=spec.max_retries,
-                dataset_id=spec.dataset,
-                eval_dataset_id=spec.eval_dataset,
-                model_id=spec.opensloth_config.fast_model_args.model_name,
-                created_at=now,
-                queued_at=now if state is State.QUEUED else None,
-            )
+        row = JobRow(
+            id=job_id,
+            name=spec.name,
+            owner=caller.owner,
+            spec=dict(body),
+            schema_version=SCHEMA_VERSION,
+            resolved=inputs.resolved,
+            user_metadata=dict(spec.metadata),
+            priority=PRIORITIES[spec.priority],
+            device_count=max(1, spec.resources.gpus),
+            time_limit_s=spec.time_limit,
+            max_retries=spec.max_retries,
+            dataset_id=spec.dataset,
+            eval_dataset_id=spec.eval_dataset,
+            model_id=spec.opensloth_config.fast_model_args.model_name,
         )
+        self.add(session, row, inputs.depends_on)
+
+    def add(self, session: Session, row: JobRow, depends_on: Sequence[str]) -> None:
+        """Insert a new job: queued, or waiting for the jobs in `depends_on`."""
+        now = _now(session)
+        state = State.WAITING if depends_on else State.QUEUED
+        row.state, row.created_at = state.value, now
+        row.queued_at = now if state is State.QUEUED else None
+        session.add(row)
         session.flush()
-        session.add_all(DependencyRow(job_id=job_id, depends_on=other) for other in inputs.depends_on)
-        text = f"the job waits for {', '.join(inputs.depends_on)}" if inputs.depends_on else "the job is queued"
+        session.add_all(DependencyRow(job_id=row.id, depends_on=other) for other in depends_on)
+        text = f"the job waits for {', '.join(depends_on)}" if depends_on else "the job is queued"
         data = {"from": None, "to": state.value, "reason": None}
-        self.events.append(session, job_id, 0, [Record(type="state", message=text, data=data)])
+        self.events.append(session, row.id, 0, [Record(type="state", message=text, data=data)])
 
     # Reading
 
     def get(self, job_id: str, caller: Caller) -> JobView:
         """One job; raises NotFound."""
         with self._db.read() as session:
-            return self._views(session, [_found(session.get(JobRow, job_id), job_id)])[0]
+            return self.views(session, [_found(session.get(JobRow, job_id), job_id)])[0]
 
     def state(self, job_id: str) -> State:
         """The present state of a job; raises NotFound."""
@@ -179,9 +193,10 @@ class JobService:
                     )
                 query = query.where(tuple_(JobRow.created_at, JobRow.id) < tuple_(last.created_at, last.id))
             rows = session.scalars(query.limit(limit + 1)).all()
-            return self._views(session, rows[:limit]), len(rows) > limit
+            return self.views(session, rows[:limit]), len(rows) > limit
 
-    def _views(self, session: Session, rows: Sequence[JobRow]) -> Views:
+    def views(self, session: Session, rows: Sequence[JobRow]) -> Views:
+        """Rows as clients see them."""
         ids = [row.id for row in rows]
         dependencies: dict[str, list[str]] = {}
         for job_id, other in session.execute(
@@ -250,6 +265,11 @@ class JobService:
         host = row.host_id
         if host is not None:
             after_commit(session, lambda: self._publisher.wake_host(host))
+
+
+def body_digest(body: Any) -> str:
+    """What tells one body from another under the same idempotency key."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def user_of_models(session: Session, names: list[str]) -> str | None:

@@ -61,7 +61,7 @@ TRANSITIONS: dict[tuple[State, State], str] = {
     (State.PAUSED, State.QUEUED): "resume was asked",
     (State.PAUSED, State.FAILED): "an input was deleted, or no host can ever hold it",
     (State.PAUSED, State.CANCELLED): "cancel was asked",
-    (State.STARTING, State.RUNNING): "the first optimizer step was done",
+    (State.STARTING, State.RUNNING): "the first optimizer step was done, or an export's first unit of work",
     (State.STARTING, State.STOPPING): "cancel, pause, preempt, drain or time limit",
     (State.RUNNING, State.STOPPING): "cancel, pause, preempt, drain or time limit",
     (State.STOPPING, State.SUCCEEDED): "the work was complete before the stop took effect",

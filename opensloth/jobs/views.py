@@ -43,9 +43,9 @@ class Artifact(BaseModel):
 
 
 class JobResult(BaseModel):
-    """What a succeeded job left: a model's id and its files."""
+    """What a succeeded job left: its files, and a model's id where they can be trained on or exported."""
 
-    model: str
+    model: str | None = None
     artifacts: list[Artifact] = []
 
 
@@ -63,6 +63,8 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
+    kind: Literal["training", "export"] = "training"
+    export_of: str | None = Field(None, description="The job whose result this export is made from.")
     name: str
     owner: str
     state: str
@@ -91,6 +93,8 @@ class JobView(BaseModel):
         """The view of a stored row."""
         return cls(
             id=row.id,
+            kind="export" if row.kind == "export" else "training",
+            export_of=row.export_of,
             name=row.name,
             owner=row.owner,
             state=row.state,

@@ -37,6 +37,16 @@ class Jobs:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4()), "Content-Type": "application/json"}
         return Job(**self._transport.json("POST", "/v1/jobs", content=body, headers=headers, idempotent=True))
 
+    def export(self, job_id: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submits an export of a job's result; its answer is a job of its own. Raises InvalidRequest."""
+        path = f"/v1/jobs/{_segment(job_id)}/exports"
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return Job(**self._transport.json("POST", path, json=dict(spec), headers=headers, idempotent=True))
+
+    def exports(self, job_id: str) -> list[Job]:
+        """The exports of a job, newest first."""
+        return Page.read(self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}/exports"), Job).data
+
     def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""
         return Job(**self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}"))

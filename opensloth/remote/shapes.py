@@ -61,6 +61,8 @@ class Job(Shape):
     """A job; times are RFC 3339 or None."""
 
     id: str
+    kind: str = "training"
+    export_of: str | None = None
     name: str | None = None
     owner: str | None = None
     state: str
@@ -157,6 +159,14 @@ class Reward(Shape):
     columns: list[str] = []
     column_parameters: list[str] = []
     source: str | None = None
+
+
+class Secret(Shape):
+    """A secret without its value, which nothing shows again; times are RFC 3339."""
+
+    name: str
+    created_at: str | None = None
+    updated_at: str | None = None
 
 
 class Key(Shape):

@@ -1,0 +1,56 @@
+"""`/v1/jobs/{id}/exports`: a job's result in other forms; each export is a job of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Response
+
+from api.body import JsonBody
+from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.examples import EXPORT_EXAMPLES
+from api.routers.jobs import check_idempotency_key
+from opensloth.jobs.export_spec import ExportSpec
+from opensloth.jobs.views import JobView, Page
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/exports", tags=["jobs"], dependencies=[Depends(strict_query)])
+
+EXPORT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": ExportSpec.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "examples": EXPORT_EXAMPLES,
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=EXPORT_BODY)
+def export_job(
+    response: Response,
+    job_id: str,
+    body: JsonBody,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+) -> JobView:
+    """Make the job's result a merged checkpoint, a GGUF file or a pushed adapter. The files are the export's artifacts.
+
+    Each is loaded and compared with the model that it was made from before the export has succeeded.
+    """
+    check_idempotency_key(idempotency_key)
+    job, created = services.exports.submit(job_id, body, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
+@router.get("")
+def list_exports(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[JobView]:
+    """The newest 100 exports of the job."""
+    found = services.exports.list(job_id, caller)
+    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)

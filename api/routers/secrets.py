@@ -1,0 +1,82 @@
+"""`/v1/secrets`: one's own secrets, written and never shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.body import JsonBody, parsed
+from api.dependencies import CallerDep, ServicesDep, strict_query
+from opensloth.accounts.rows import SecretRow
+from opensloth.accounts.secrets import MOST_CHARACTERS
+from opensloth.events.records import rfc3339
+from opensloth.jobs.views import Page
+
+router = APIRouter(prefix="/v1/secrets", tags=["secrets"], dependencies=[Depends(strict_query)])
+
+
+class NewSecret(BaseModel):
+    """A secret to keep, e.g. a token of the hub."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(max_length=64, description="What jobs will call it.")]
+    value: Annotated[str, Field(max_length=MOST_CHARACTERS, description="Kept encrypted; nothing shows it again.")]
+
+
+class SecretView(BaseModel):
+    """A secret without its value; times are RFC 3339."""
+
+    name: str
+    object: Literal["secret"] = "secret"
+    created_at: str
+    updated_at: str
+
+    @classmethod
+    def of(cls, row: SecretRow) -> SecretView:
+        """The view of a stored row."""
+        return cls(name=row.name, created_at=rfc3339(row.created_at), updated_at=rfc3339(row.updated_at))
+
+
+class SecretDeleted(BaseModel):
+    """A secret that is gone."""
+
+    name: str
+    object: Literal["secret"] = "secret"
+    deleted: bool = True
+
+
+@router.get("")
+def list_secrets(services: ServicesDep, caller: CallerDep) -> Page[SecretView]:
+    """The names of one's own secrets."""
+    rows = services.secrets.list(caller)
+    return Page(
+        data=[SecretView.of(row) for row in rows],
+        first_id=rows[0].name if rows else None,
+        last_id=rows[-1].name if rows else None,
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": NewSecret.model_json_schema()}}}
+    },
+)
+def put_secret(response: Response, body: JsonBody, services: ServicesDep, caller: CallerDep) -> SecretView:
+    """Store a secret, or replace the one of that name (200)."""
+    new = parsed(NewSecret, body)
+    row, is_new = services.secrets.put(new.name, new.value, caller)
+    if not is_new:
+        response.status_code = 200
+    return SecretView.of(row)
+
+
+@router.delete("/{name}")
+def delete_secret(name: str, services: ServicesDep, caller: CallerDep) -> SecretDeleted:
+    """Forget a secret now; a job that still needs it fails."""
+    services.secrets.delete(name, caller)
+    return SecretDeleted(name=name)

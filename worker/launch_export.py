@@ -1,0 +1,67 @@
+"""From a placed export to its run folder, and the secrets that its process is told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from opensloth.devices.inventory import FoundDevice
+from opensloth.jobs.attempts import Placed
+from opensloth.jobs.export_spec import load_export_spec
+from opensloth.jobs.rows import JobRow
+from opensloth.services import Services
+from opensloth.training.exports.spec import ExportRun, PushTarget
+from worker.launch import CannotStart, model_path, run_folder, stored_tree
+
+
+def prepare_export(
+    services: Services, placed: Placed, devices: Sequence[FoundDevice]
+) -> tuple[ExportRun, dict[str, Any]]:
+    """Make the run folder and its `run.json`; also returns what the job shows as resolved.
+
+    Raises CannotStart with a reason code where an input is gone.
+    """
+    job = placed.job
+    run_dir = run_folder(services, job.id, placed.attempt)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    spec = load_export_spec(job.spec)
+    source_id = job.export_of or ""
+    with services.database.read() as session:
+        source = session.get(JobRow, source_id)
+        choice = services.models.choose(session, source_id)
+    if source is None:
+        raise CannotStart(f"the job {source_id} was deleted", code="input_deleted")
+    base = choice.base_id
+    if choice.adapter_key is None:
+        # A model that was trained in full is its own base; people know it by what it was trained from.
+        base = services.models.get(source_id).base or base
+    run = ExportRun(
+        job_id=job.id,
+        job_name=job.name,
+        attempt=placed.attempt,
+        source_job_id=source_id,
+        source_name=source.name,
+        format=spec.format,
+        quantization=spec.quantization,
+        device=devices[0].kind,
+        model=model_path(services, choice),
+        base_name=choice.hub_id or base,
+        adapter=str(stored_tree(services, choice.adapter_key)) if choice.adapter_key else None,
+        push=PushTarget(repo=spec.push_to_hub.repo, private=spec.push_to_hub.private) if spec.push_to_hub else None,
+        run_dir=str(run_dir),
+        storage_url=services.storage.url,
+        artifact_key=f"jobs/{job.id}/artifacts",
+    )
+    (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
+    shown = {"format": run.format, "quantization": run.quantization, "base": run.base_name, "device": run.device}
+    return run, shown
+
+
+def secrets_of(services: Services, job: JobRow) -> dict[str, str]:
+    """What a job's process is told, by what it is for; raises NotFound where a secret was deleted since."""
+    if job.kind != "export":
+        return {}
+    spec = load_export_spec(job.spec)
+    return {"push": services.secrets.value(job.owner, spec.push_to_hub.secret)} if spec.push_to_hub else {}
