@@ -100,4 +100,5 @@ def canonical_splits(dataset: Any, training_type: str, form: str | None = None) 
             name: split if split is None else canonical_splits(split, training_type, form)
             for name, split in dataset.items()
         }
-    return CanonicalRows(dataset, training_type, form)
+    # What can be read only once could not be split for evaluation.
+    return CanonicalRows(list(dataset) if isinstance(dataset, Iterator) else dataset, training_type, form)

@@ -20,6 +20,17 @@ class Part:
     def __init__(self, rows: Iterable[Any], share: float, seed: int, *, kept: bool) -> None:
         self.rows, self.share, self.seed, self.kept = rows, share, seed, kept
 
+    @property
+    def cache(self) -> Any:
+        """Where what is prepared from these rows is kept, if anywhere."""
+        return getattr(self.rows, "cache", None)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What names the content of these rows; None where nothing does."""
+        source = getattr(self.rows, "fingerprint", None)
+        return f"{source}:{self.share}:{self.seed}:{self.kept}" if source else None
+
     def __iter__(self) -> Iterator[Any]:
         draws = _draws(self.share, self.seed)
         drawn = next(draws)
