@@ -45,6 +45,50 @@ JOB_EXAMPLES: dict[str, Any] = {
             "metadata": {},
         },
     },
+    "kto": {
+        "summary": "KTO on thumbs up and thumbs down",
+        "value": {
+            "name": "support-feedback",
+            "dataset": "file-0123456789abcdef01234567",
+            "opensloth_config": {
+                "training_type": "kto",
+                "fast_model_args": {"model_name": "ftjob-0123456789abcdef01234567", "max_seq_length": 1024},
+                "kto_args": {"beta": 0.1},
+                "eval_split": 0.05,
+            },
+        },
+    },
+    "orpo": {
+        "summary": "ORPO from a base model",
+        "value": {
+            "name": "support-odds",
+            "dataset": "file-0123456789abcdef01234567",
+            "opensloth_config": {
+                "training_type": "orpo",
+                "fast_model_args": {"model_name": "smollm2-135m", "max_seq_length": 1024},
+                "orpo_args": {"beta": 0.1},
+            },
+        },
+    },
+    "grpo": {
+        "summary": "GRPO with two rewards",
+        "value": {
+            "name": "sums",
+            "dataset": "file-0123456789abcdef01234567",
+            "opensloth_config": {
+                "training_type": "grpo",
+                "fast_model_args": {"model_name": "smollm2-135m", "max_seq_length": 1024},
+                "grpo_args": {
+                    "num_generations": 8,
+                    "max_completion_length": 256,
+                    "reward_functions": [
+                        "numeric_answer",
+                        {"name": "length", "weight": 0.2, "params": {"unit": "words", "max": 100}},
+                    ],
+                },
+            },
+        },
+    },
 }
 
 MODEL_EXAMPLES: dict[str, Any] = {
