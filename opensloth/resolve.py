@@ -12,7 +12,7 @@ Three layers, in this order: what the user set, the method's default, the class'
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +27,9 @@ from opensloth.opensloth_config import (
     ORPOArgs,
     TrainingArguments,
 )
+
+if TYPE_CHECKING:
+    from opensloth.rewards.spec import RewardPolicy
 
 Engine = Literal["transformers", "unsloth"]
 
@@ -75,6 +78,8 @@ class Resolved:
     engine: Engine
     device: Literal["cpu", "cuda"]
     why: dict[str, str]
+    reward_policy: RewardPolicy | None = None
+    """What a server lets rewards use; a script may use whatever it names."""
 
     def to_json(self) -> dict[str, Any]:
         """What a job shows as `resolved`; fields that mean nothing to a job are left out."""

@@ -72,6 +72,9 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         cache_dir=str(services.settings.home.expanduser() / "cache" / "prepared"),
         cache_bytes=services.settings.prepared_cache_bytes,
         plugins=services.settings.plugin_modules,
+        reward_urls=list(services.rewards.urls),
+        rewards_dir=str(services.rewards.folder) if services.rewards.folder else None,
+        reward_timeout_s=services.rewards.call_timeout_s,
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
     return run, resolved.to_json()

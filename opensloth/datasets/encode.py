@@ -80,27 +80,36 @@ def render_sft(row: Row, tokenizer: Any, loss_on: str | None) -> Rendered:
 
 
 def encode_dpo(rows: Sequence[Row], tokenizer: Any) -> list[EncodedPair]:
-    """Encodes rows with `prompt`, `chosen` and `rejected`, as text or messages; in the same order.
+    """Encodes rows with `prompt`, `chosen` and `rejected`, as text or messages; in the same order."""
+    encoded = encode_answers(rows, tokenizer, ("chosen", "rejected"))
+    return [EncodedPair(prompt, chosen, rejected) for prompt, (chosen, rejected) in encoded]
 
-    An answer starts where the tokens of prompt and answer first differ from those of the prompt alone, as in TRL.
+
+def encode_answers(
+    rows: Sequence[Row], tokenizer: Any, columns: Sequence[str]
+) -> list[tuple[list[int], list[list[int]]]]:
+    """Token ids of each row's `prompt`, and of each answer to it that `columns` hold, as text or messages.
+
+    Answers start where the tokens of prompt and answer first differ from those of the prompt alone, as in TRL.
     """
     texts: list[str] = []
-    special = []
+    special: list[bool] = []
     for row in rows:
-        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+        prompt, answers = row["prompt"], [row[column] for column in columns]
         if isinstance(prompt, list):
             options = _template_options(row)
             texts.append(render(tokenizer, prompt, True, options))
-            texts += [render(tokenizer, [*prompt, *answer], False, options) for answer in (chosen, rejected)]
+            texts += [render(tokenizer, [*prompt, *answer], False, options) for answer in answers]
         else:
-            texts += [prompt, _with_end(prompt + chosen, tokenizer), _with_end(prompt + rejected, tokenizer)]
-        special += [not isinstance(prompt, list)] * 3
+            texts += [prompt, *(_with_end(prompt + answer, tokenizer) for answer in answers)]
+        special += [not isinstance(prompt, list)] * (1 + len(columns))
     ids = _ids(texts, special, tokenizer)
-    pairs = []
-    for prompt_ids, chosen_ids, rejected_ids in zip(ids[::3], ids[1::3], ids[2::3], strict=True):
-        start = min(common_prefix(prompt_ids, chosen_ids), common_prefix(prompt_ids, rejected_ids))
-        pairs.append(EncodedPair(prompt_ids[:start], chosen_ids[start:], rejected_ids[start:]))
-    return pairs
+    encoded = []
+    for first in range(0, len(ids), 1 + len(columns)):
+        prompt_ids, *whole = ids[first : first + 1 + len(columns)]
+        start = min((common_prefix(prompt_ids, some) for some in whole), default=len(prompt_ids))
+        encoded.append((prompt_ids[:start], [some[start:] for some in whole]))
+    return encoded
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, options: dict[str, Any]) -> str:

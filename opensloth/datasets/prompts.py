@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from datasets import Dataset
+import pyarrow as pa
 
-from opensloth.datasets.encode import Row, encode_prompts
-from opensloth.datasets.prepare import DataCounts, Prepared, encoded_rows, some_left
+from opensloth.datasets.encode import Row, encode_answers
+from opensloth.datasets.encode_rows import encoded_rows
+from opensloth.datasets.prepare import some_left
+from opensloth.datasets.prepared import DataCounts, Prepared, keep
+from opensloth.datasets.unpaired import WINDOW_ROWS
 from opensloth.errors import FieldError, InvalidDataset
 from opensloth.rewards import BoundReward
 
@@ -30,27 +33,35 @@ def prepare_grpo(
     tokenized, and when no row is left.
     """
     counts = DataCounts(split)
-    kept: list[str] = []
 
     def encode(batch: list[Row]) -> list[tuple[Row, int]]:
-        lengths = [len(ids) for ids in encode_prompts(batch, tokenizer)]
+        lengths = [len(ids) for ids, _ in encode_answers(batch, tokenizer, ())]
         return list(zip(batch, lengths, strict=True))
 
-    number = 0
-    for row, length in encoded_rows(rows, encode, counts):
-        number += 1
-        _can_be_judged(row, number, rewards)
-        long = max_prompt_length is not None and length > max_prompt_length
-        if long and filter_overlength:
-            counts.dropped += 1
-            counts.dropped_overlength += 1
-            continue
-        counts.truncated_prompts += long
-        counts.kept += 1
-        counts.tokens += min(length, max_prompt_length or length)
-        kept.append(json.dumps(_needed(row, rewards), ensure_ascii=False, default=str))
-    some_left(counts, kept, max_prompt_length or 0)
-    return Prepared(Dataset.from_dict({"row": kept}), counts)
+    def tables() -> Iterator[pa.Table]:
+        kept: list[str] = []
+        for number, (row, length) in enumerate(encoded_rows(rows, encode, counts), 1):
+            _can_be_judged(row, number, rewards)
+            long = max_prompt_length is not None and length > max_prompt_length
+            if long and filter_overlength:
+                counts.dropped += 1
+                counts.dropped_overlength += 1
+                continue
+            counts.truncated_prompts += long
+            counts.kept += 1
+            counts.tokens += min(length, max_prompt_length or length)
+            kept.append(json.dumps(_needed(row, rewards), ensure_ascii=False, default=str))
+            if len(kept) == WINDOW_ROWS:
+                yield pa.table({"row": kept})
+                kept = []
+        some_left(counts, max_prompt_length or 0)
+        if kept:
+            yield pa.table({"row": kept})
+
+    options = {"method": "grpo", "max_prompt_length": max_prompt_length, "filter_overlength": filter_overlength}
+    return keep(
+        rows, tokenizer, counts, tables, options | {"rewards": [reward.spec.model_dump() for reward in rewards]}
+    )
 
 
 def _needed(row: Row, rewards: Sequence[BoundReward]) -> dict[str, Any]:

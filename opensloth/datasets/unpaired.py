@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from opensloth.datasets.encode import EncodedPair, Row, encode_dpo
+from opensloth.datasets.encode import EncodedPair, Row, encode_answers
 from opensloth.datasets.encode_rows import encoded_rows
 from opensloth.datasets.prepare import fit_pair, some_left
 from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep
@@ -67,8 +67,11 @@ def _table(kept: list[EncodedPair], labels: list[bool], others_within: int | Non
 
 def encode_unpaired(rows: Sequence[Row], tokenizer: Any) -> list[tuple[EncodedPair, bool]]:
     """The prompt and answer of each row, the answer twice, and whether it is a wanted one."""
-    pairs = encode_dpo([{**row, "chosen": row["completion"], "rejected": row["completion"]} for row in rows], tokenizer)
-    return [(pair, bool(row["label"])) for pair, row in zip(pairs, rows, strict=True)]
+    encoded = encode_answers(rows, tokenizer, ("completion",))
+    return [
+        (EncodedPair(prompt, answer, answer), bool(row["label"]))
+        for (prompt, (answer,)), row in zip(encoded, rows, strict=True)
+    ]
 
 
 def balanced_weights(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensloth.errors import InvalidDataset, InvalidInput, OpenSlothError
+from opensloth.rewards.failures import RewardFailed
 from opensloth.training.exports.failures import ExportFailed
 
 DETAIL_LINES = 30
@@ -20,6 +21,7 @@ HINTS = {
     "cpu_oom": "lower per_device_train_batch_size or max_seq_length, or take a smaller model",
     "nan_loss": "lower learning_rate, raise warmup_steps, or look for broken rows in the data",
     "dataset_error": "correct the dataset and submit again",
+    "reward_failed": "correct the reward that the message names, or the rows that it reads",
     "model_not_found": "check model_name; `opensloth models list` shows what is registered",
     "model_error": "the model must be a causal language model in safetensors that runs without code of its own",
     "invalid_arguments": "correct what the message names",
@@ -62,6 +64,8 @@ def _code(error: BaseException, phase: str) -> str:
         return "dataset_error"
     if isinstance(error, InvalidInput) or "training arguments" in getattr(error, "__notes__", ()):
         return "invalid_arguments"
+    if isinstance(error, RewardFailed):
+        return "reward_failed"
     if "NonFiniteTraining" in names:
         return "nan_loss"
     if "OutOfMemoryError" in names or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:

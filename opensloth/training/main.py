@@ -87,7 +87,9 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
     records.phase("preparing_data", "preparing the data")
     from opensloth.trainer_factory import create_trainer_by_type
 
-    trainer = create_trainer_by_type(model, tokenizer, _datasets(spec), config, arguments)
+    trainer = create_trainer_by_type(
+        model, tokenizer, _datasets(spec), config, arguments, reward_policy=_reward_policy(spec)
+    )
     for counts in trainer.data_counts:
         records.write("data", counts.sentence(), **counts.to_dict())
 
@@ -104,14 +106,12 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
     stop.agree_to_train(store, rank.index, rank.count)
     records.phase("training", "training")
     state = trainer_state(resume) if resume else None
-    if state is not None and state["global_step"] >= state["max_steps"]:
-        trainer._load_from_checkpoint(str(resume))  # killed between its last checkpoint and its result
-        step, complete = state["global_step"], True
+    if state is not None and (state["global_step"] >= state["max_steps"] or _stopped_early(config, progress)):
+        trainer.load_finished(str(resume))  # killed between its last checkpoint and its result
     else:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        step, complete = trainer.state.global_step, trainer.state.global_step >= trainer.state.max_steps
-    if not complete:
-        _say_stopped(records, step, spec)
+    if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
+        _say_stopped(records, trainer.state.global_step, spec)
         return EXIT_STOPPED
 
     records.phase("saving", "saving the result")
@@ -186,10 +186,28 @@ def _local_arguments(spec: RunSpec) -> Any:
 
 
 def _datasets(spec: RunSpec) -> dict[str, Any]:
-    from opensloth.datasets.readers import iter_rows
+    from opensloth.datasets.canonical import FileRows
+    from opensloth.datasets.prepared_cache import PreparedCache
 
+    cache = PreparedCache(spec.cache_dir, spec.cache_bytes) if spec.cache_dir else None
     references = {"train": spec.dataset, "eval": spec.eval_dataset}
-    return {split: iter_rows(Path(ref.path), ref.container) for split, ref in references.items() if ref is not None}
+    return {
+        split: FileRows(ref.path, ref.container, ref.name, ref.sha256, cache)
+        for split, ref in references.items()
+        if ref is not None
+    }
+
+
+def _reward_policy(spec: RunSpec) -> Any:
+    from opensloth.rewards import RewardPolicy
+
+    folder = Path(spec.rewards_dir) if spec.rewards_dir else None
+    return RewardPolicy(tuple(spec.reward_urls), folder, spec.reward_timeout_s)
+
+
+def _stopped_early(config: Any, progress: Any) -> bool:
+    patience = config.early_stopping_patience
+    return patience is not None and progress.evaluations_without_gain >= patience
 
 
 def _fetch_checkpoint(spec: RunSpec, storage: Any, records: Records, rank: Rank, store: Any) -> Path | None:

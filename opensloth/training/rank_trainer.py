@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
-from opensloth.datasets.prepare import DataCounts
+from opensloth.datasets.prepared import DataCounts
 from opensloth.training.gradient_sync import any_rank, average_gradients, sum_over_ranks
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -159,6 +159,13 @@ class RankTrainer(Trainer):
         if self.fetch_best is not None:
             self.state.best_model_checkpoint = str(self.fetch_best(Path(self.state.best_model_checkpoint).name))
         super()._load_best_model()
+
+    def load_finished(self, checkpoint: str) -> None:
+        """Takes up a run after its last step: its state, and its last weights or its best."""
+        self.state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads every adapter: beside sub-folders, transformers leaves the one at the root out, which is trained."""

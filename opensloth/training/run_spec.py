@@ -57,6 +57,9 @@ class RunSpec(BaseModel):
     """Where prepared datasets are kept for later jobs; nowhere if not set."""
     cache_bytes: int = 20 * 2**30
     plugins: list[str] = []
+    reward_urls: list[str] = []
+    rewards_dir: str | None = None
+    reward_timeout_s: float = 60.0
 
     @property
     def resumed_step(self) -> int:

@@ -3,6 +3,7 @@
 import opensloth.training.callbacks
 import opensloth.training.checkpoints
 import opensloth.training.methods.dpo
+import opensloth.training.methods.grpo
 import opensloth.training.methods.kto
 import opensloth.training.methods.orpo
 import opensloth.training.methods.sft

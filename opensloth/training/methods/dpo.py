@@ -6,7 +6,8 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
-from opensloth.datasets.prepare import Prepared, prepare_dpo, split_rows
+from opensloth.datasets.prepare import prepare_dpo, split_rows
+from opensloth.datasets.prepared import Prepared
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.pairs import MeanOverPairs

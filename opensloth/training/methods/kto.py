@@ -6,7 +6,8 @@ from typing import Any
 
 from trl import KTOConfig, KTOTrainer
 
-from opensloth.datasets.prepare import Prepared, split_rows
+from opensloth.datasets.prepare import split_rows
+from opensloth.datasets.prepared import Prepared
 from opensloth.datasets.unpaired import balanced_weights, prepare_kto
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.resolve import Resolved

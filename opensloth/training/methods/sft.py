@@ -8,7 +8,8 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from opensloth.datasets.collate import PackedCollator
-from opensloth.datasets.prepare import Prepared, prepare_sft, split_rows
+from opensloth.datasets.prepare import prepare_sft, split_rows
+from opensloth.datasets.prepared import Prepared
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.packing_check import keeps_samples_apart
