@@ -9,10 +9,9 @@ import threading
 from typing import Any
 
 from celery import signals
-from kombu import Exchange, Queue
 
 from opensloth.errors import OpenSlothError
-from opensloth.events.publisher import PLAN_QUEUE, celery_app, host_queue
+from opensloth.events.publisher import PLAN_QUEUE, celery_app, host_queue, wake_queue
 from opensloth.services import Services
 from opensloth.settings import get_settings
 from worker.host import Host
@@ -22,10 +21,7 @@ app = celery_app(settings.redis)
 app.conf.update(
     worker_pool="threads",
     worker_concurrency=2,
-    task_queues=[
-        Queue(name, Exchange(name), routing_key=name, durable=False)
-        for name in (PLAN_QUEUE, host_queue(settings.host_id))
-    ],
+    task_queues=[wake_queue(PLAN_QUEUE), wake_queue(host_queue(settings.host_id))],
 )
 _host: Host | None = None
 

@@ -7,13 +7,15 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
-from celery import Celery
-from kombu import Exchange, Queue
 
 from opensloth.events.records import EventView
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Queue
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +35,25 @@ def host_queue(host_id: str) -> str:
     return f"host.{host_id}"
 
 
+def wake_queue(name: str) -> Queue:
+    """The declaration of a queue of wake-ups; sender and worker must agree on it."""
+    from kombu import Exchange, Queue
+
+    return Queue(name, Exchange(name), routing_key=name, durable=False)
+
+
 def redis_client(url: str) -> redis.Redis:
     """A client that gives up after one second."""
     return redis.Redis.from_url(url, **_OPTIONS)
 
 
 def celery_app(url: str) -> Celery:
-    """Celery as it is used here: wake-ups over Redis, JSON only, acknowledged early, no results, quick to give up."""
+    """Celery as it is used here: wake-ups over Redis, JSON only, acknowledged early, no results, quick to give up.
+
+    It is imported here, not above: a third of a second of every start of the API that nobody has to wait for.
+    """
+    from celery import Celery
+
     broker = url.replace("unix://", "redis+socket://", 1) if url.startswith("unix://") else url
     app = Celery("opensloth", broker=broker)
     app.conf.update(
@@ -119,8 +133,7 @@ class Publisher:
                     self._add(client, job_id, content)
                 else:
                     name = "opensloth.plan" if content == PLAN_QUEUE else "opensloth.look"
-                    queue_ = Queue(content, Exchange(content), routing_key=content, durable=False)
-                    celery.send_task(name, queue=queue_, retry=False, expires=60, ignore_result=True)
+                    celery.send_task(name, queue=wake_queue(content), retry=False, expires=60, ignore_result=True)
             except Exception as error:  # whatever Redis, kombu or a socket raises: nothing here may reach a caller
                 self._broken_until = time.monotonic() + _BACKOFF_S
                 log.warning("nothing was published to Redis: %s", error)
