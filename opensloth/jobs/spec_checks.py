@@ -12,7 +12,7 @@ from typing import Any
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_fields import CHOICES, SCHEDULES
 from opensloth.methods import METHODS, Method, get_method
-from opensloth.resolve import PLUGIN_FIELD, check_method_args
+from opensloth.resolve_method import PLUGIN_FIELD, check_method_args
 
 CONFIG = "opensloth_config"
 MODEL, LORA, DPO, GRPO = (f"{CONFIG}.{name}_args" for name in ("fast_model", "lora", "dpo", "grpo"))
