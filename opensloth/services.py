@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from opensloth.accounts.keys import KeyService
 from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
+from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.service import FileService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
@@ -35,6 +37,12 @@ class Services:
     jobs: JobService
     secrets: SecretService
     exports: ExportService
+
+    @cached_property
+    def previews(self) -> PreviewService:
+        """Rows as a model will see them."""
+        timeout_s = self.settings.preview_timeout_s
+        return PreviewService(self.database, self.storage, self.files, self.models, timeout_s)
 
     @classmethod
     def make(cls, settings: Settings) -> Services:

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """The largest dataset file."""
     max_line_bytes: int = 32 * 2**20
     """The longest row of a dataset file."""
+    preview_timeout_s: float = 30.0
+    """The longest that the preview of a file may take; half of it is for the statistics."""
 
     plugins: str | None = None
     """Modules with further training types, with commas; API, worker and trainers import them, so all must have them."""

@@ -46,7 +46,7 @@ def resolve_inputs(
     bound = _rewards(spec, rewards)
     for field, file_id in (("dataset", spec.dataset), ("eval_dataset", spec.eval_dataset)):
         if file_id is not None:
-            row = files.require_for_training(session, file_id, method, field)
+            row = files.require_for_training(session, file_id, method, field, spec.opensloth_config.dataset_form)
             _require_columns(bound, files.columns(session, row), f"{row.filename} ({file_id})")
     depends_on = _dependencies(session, spec)
     name = spec.opensloth_config.fast_model_args.model_name
