@@ -12,6 +12,7 @@ from api.dependencies import After, CallerDep, ServicesDep, strict_query
 from api.multipart import FileForm
 from api.stored import stored_response
 from api.uploads import receive
+from opensloth.datasets.previews import FilePreview, LossOn
 from opensloth.datasets.report import FileCheck
 from opensloth.datasets.service import PURPOSE, FileView
 from opensloth.errors import FieldError, InvalidInput, NotFound
@@ -28,7 +29,11 @@ UPLOAD_SCHEMA: dict[str, Any] = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "JSONL, JSON, CSV or Parquet."},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "JSONL, JSON, CSV (also .gz, .zst) or Parquet.",
+                        },
                         "purpose": {"type": "string", "enum": [PURPOSE]},
                     },
                 }
@@ -95,6 +100,34 @@ def get_check(file_id: str, services: ServicesDep, caller: CallerDep) -> FileChe
     if check is None:
         raise NotFound(f"the file {file_id} was checked by another release", hint="upload it again")
     return check
+
+
+@router.get("/{file_id}/preview")
+def preview_file(
+    file_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    training_type: Annotated[str | None, Query(max_length=64, description="The first it serves if not given.")] = None,
+    model: Annotated[str | None, Query(max_length=256, description="Whose tokenizer and template to use.")] = None,
+    form: Annotated[str | None, Query(max_length=64, description="As `dataset_form` of a job.")] = None,
+    loss_on: LossOn | None = None,
+    max_length: Annotated[int | None, Query(ge=8, le=1_048_576, description="Tokens; longer rows are counted.")] = None,
+    eval_file: Annotated[str | None, Query(max_length=64, description="A file whose rows are looked for.")] = None,
+    offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
+    rows: Annotated[int, Query(ge=0, le=20)] = 3,
+) -> FilePreview:
+    """Rows as the model will see them, with what is trained on, and statistics of the file."""
+    return services.previews.preview(
+        file_id,
+        training_type=training_type,
+        model=model,
+        form=form,
+        loss_on=loss_on,
+        max_length=max_length,
+        eval_file=eval_file,
+        offset=offset,
+        rows=rows,
+    )
 
 
 @router.delete("/{file_id}")

@@ -10,6 +10,7 @@ import typer
 from opensloth.cli import exit_codes
 from opensloth.cli.formats import ago, size
 from opensloth.cli.output import Json, err, out, print_json, say, table
+from opensloth.cli.preview import preview_lines
 from opensloth.cli.submit import upload_with_bar
 from opensloth.client import Client, File
 
@@ -62,6 +63,40 @@ def show_file(file_id: FileId, as_json: Json = False) -> None:
     out().print(table(["ID", "Name", "Size", "Status", "Uploaded"], [_row(found)], right=["Size"]))
     if found.status_details:
         say(found.status_details)
+
+
+@files.command("preview")
+def preview_file(
+    file_id: FileId,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer and chat template to use.")] = None,
+    training_type: Annotated[str | None, typer.Option(help="sft, dpo, ...; the first it serves if not given.")] = None,
+    form: Annotated[str | None, typer.Option(help="Read the rows in this form, as dataset_form does.")] = None,
+    loss_on: Annotated[str | None, typer.Option(help="assistant, completion or all.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Count the rows of more tokens.")] = None,
+    eval_file: Annotated[str | None, typer.Option(help="Look for the rows of this file.")] = None,
+    rows: Annotated[int, typer.Option(min=0, max=20, help="How many rows to show.")] = 3,
+    offset: Annotated[int, typer.Option(min=0, help="Rows to skip.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show rows as the model will see them, what is trained on, and the file's statistics."""
+    with Client() as client:
+        found = client.files.preview(
+            file_id,
+            model=model,
+            training_type=training_type,
+            form=form,
+            loss_on=loss_on,
+            max_length=max_length,
+            eval_file=eval_file,
+            rows=rows,
+            offset=offset,
+        )
+    if as_json:
+        print_json(found)
+        return
+    console = out()
+    for line in preview_lines(found, colour=console.is_terminal and not console.no_color):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @files.command("delete")

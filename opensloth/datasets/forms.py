@@ -151,13 +151,13 @@ def choose_form(training_type: str, rows: Sequence[Row]) -> Form | None:
     return best
 
 
-def form_named(training_type: str, name: str) -> Form:
+def form_named(training_type: str, name: str, field: str = "opensloth_config.dataset_form") -> Form:
     """The form of that name; raises InvalidInput that names those there are."""
     forms = {form.name: form for form in METHODS.get(training_type, ())}
     if name in forms:
         return forms[name]
     message = f"{training_type} has no form {name[:64]!r}; there are {', '.join(forms) or 'none'}"
-    raise InvalidInput(message, fields=[FieldError("opensloth_config.dataset_form", message, "unknown_form")])
+    raise InvalidInput(message, fields=[FieldError(field, message, "unknown_form")])
 
 
 def detect(row: Row) -> str | None:

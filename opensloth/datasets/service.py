@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
 from opensloth.database import Database, db_now
-from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, RowError
+from opensloth.datasets.forms import Form, form_named
+from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, FormCheck, MethodCheck, RowError
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.upload import Spool, disk_errors
 from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput, NotFound
@@ -74,7 +75,7 @@ class FileService:
         require_purpose(purpose)
         sha256 = spool.close()
         with self._db.read() as session:
-            known = _stored_check(session, sha256)
+            known = stored_check(session, sha256)
         check = known or spool.check()
         row = FileRow(
             id=f"file-{secrets.token_hex(12)}",
@@ -112,18 +113,18 @@ class FileService:
     def get(self, file_id: str) -> FileView:
         """One file; raises NotFound."""
         with self._db.read() as session:
-            row = _found(session, file_id)
-            return FileView.of(row, _stored_check(session, row.sha256))
+            row = found_file(session, file_id)
+            return FileView.of(row, stored_check(session, row.sha256))
 
     def row(self, file_id: str) -> FileRow:
         """The stored row with hash and storage key; raises NotFound."""
         with self._db.read() as session:
-            return _found(session, file_id)
+            return found_file(session, file_id)
 
     def check(self, file_id: str) -> FileCheck | None:
         """What the check found; None if it was made by an older release."""
         with self._db.read() as session:
-            return _stored_check(session, _found(session, file_id).sha256)
+            return stored_check(session, found_file(session, file_id).sha256)
 
     def list(
         self, *, limit: int, after: str | None = None, purpose: str | None = None, order: Order = "desc"
@@ -155,7 +156,7 @@ class FileService:
     def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; raises NotFound, NotAllowed, and Conflict while a job that is not over needs it."""
         with self._db.write() as session:
-            row = _found(session, file_id, lock=True)
+            row = found_file(session, file_id, lock=True)
             if row.owner != caller.owner:
                 caller.require_admin("delete another's file")
             user = self._user_of(session, file_id)
@@ -168,21 +169,26 @@ class FileService:
             session.delete(row)
         self._storage.delete(f"files/{file_id}")
 
-    def require_for_training(self, session: Session, file_id: str, method: str, field: str) -> FileRow:
+    def require_for_training(
+        self, session: Session, file_id: str, method: str, field: str, form: str | None = None
+    ) -> FileRow:
         """The file's row if it serves the training type `method`; else InvalidInput with the first bad rows.
 
-        `field` is the field of the job that names the file. Only what is stored is read, never the file.
+        `field` is the field of the job that names the file, `form` the form that the job chose, if it did. Only what
+        is stored is read, never the file.
         """
         # Locked, so that no deletion slips in between this look and the insert of the job.
         row = session.get(FileRow, file_id, with_for_update={"read": True})
         if row is None:
             message = f"there is no file {file_id!r}; upload it with POST /v1/files"
             raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
-        check = _stored_check(session, row.sha256)
+        check = stored_check(session, row.sha256)
         if check is None or method not in check.methods:
             message = f"the file {file_id} was checked by another release; upload it again"
             raise InvalidDataset("a file has to be checked again", fields=[FieldError(field, message, "check_missing")])
-        found = check.methods[method]
+        found: FormCheck = check.methods[method]
+        if form is not None:
+            found = _in_form(check.methods[method], form_named(method, form))
         if found.ok:
             return row
         raise InvalidDataset(
@@ -193,7 +199,7 @@ class FileService:
 
     def columns(self, session: Session, row: FileRow) -> Sequence[str] | None:
         """The columns of a file, as `messages.shown` writes them; None if they are too many to be known by name."""
-        check = _stored_check(session, row.sha256)
+        check = stored_check(session, row.sha256)
         return None if check is None or len(check.columns) >= MAX_COLUMNS else check.columns
 
 
@@ -218,20 +224,32 @@ def unfit(check: FileCheck) -> str | None:
     return f"{name}: row {error.row}: {error.message} ({method.bad_rows} of {check.rows} rows)"
 
 
+def _in_form(found: MethodCheck, form: Form) -> FormCheck:
+    """What was found in the form that a job chose."""
+    if form.name in found.forms:
+        return found.forms[form.name]
+    columns = " + ".join(f"`{column}`" for column in form.columns)
+    seen = ", ".join(found.forms) or "none"
+    message = f"the first rows do not have the form {form.name} ({columns}); they have: {seen}"
+    return FormCheck(ok=False, bad_rows=1, errors=[RowError(row=1, message=message)])
+
+
 def _field_error(field: str, error: RowError) -> FieldError:
     place = f"{field}.rows[{error.row}]" + (f".{error.column}" if error.column else "")
     line = f"line {error.line}: " if error.line not in (None, error.row) else ""
     return FieldError(place, f"{line}{error.message}", "invalid_row", error.row)
 
 
-def _found(session: Session, file_id: str, *, lock: bool = False) -> FileRow:
+def found_file(session: Session, file_id: str, *, lock: bool = False) -> FileRow:
+    """The row of a file; raises NotFound."""
     row = session.get(FileRow, file_id, with_for_update=lock)
     if row is None:
         raise NotFound(f"there is no file {file_id!r}", hint="`opensloth files list` shows them")
     return row
 
 
-def _stored_check(session: Session, sha256: str) -> FileCheck | None:
+def stored_check(session: Session, sha256: str) -> FileCheck | None:
+    """What the check of this content found; None if it was made by other rules than today's."""
     row = session.get(FileCheckRow, sha256)
     return FileCheck.model_validate(row.check) if row is not None and row.version == CHECK_VERSION else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from opensloth.remote.errors import InvalidRequest, NotFound
 from opensloth.remote.pages import iterate
@@ -13,6 +14,7 @@ from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
 UPLOAD_TIMEOUT_S = 300.0
+PREVIEW_TIMEOUT_S = 120.0
 
 
 class Files:
@@ -63,6 +65,12 @@ class Files:
     def list(self, *, limit: int | None = None) -> Iterator[File]:
         """The caller's files, newest first, through all pages."""
         return iterate(self._transport, "/v1/files", File, limit=limit)
+
+    def preview(self, file_id: str, **options: str | int | None) -> dict[str, Any]:
+        """Rows as a model will see them, and statistics; `options` are the parameters of the route."""
+        params = {name: value for name, value in options.items() if value is not None}
+        path = f"/v1/files/{file_id}/preview"
+        return self._transport.json("GET", path, params=params, timeout=PREVIEW_TIMEOUT_S)
 
     def delete(self, file_id: str) -> None:
         """Deletes a file; raises Conflict if a job uses it."""
