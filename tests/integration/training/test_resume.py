@@ -25,14 +25,13 @@ def adapter(tiny_model: Path, trainers: TrainerHost, tmp_path_factory: pytest.Te
     return _folder(spec, spec.artifact_key)
 
 
-@pytest.mark.parametrize("case", ["sft", "dpo", "dpo from an adapter"])
+@pytest.mark.parametrize("case", ["sft", "dpo", "dpo from an adapter", "kto from an adapter", "orpo"])
 def test_killed_and_resumed_it_ends_with_the_same_model(
     case: str, tiny_model: Path, adapter: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"arguments": {"save_steps": 4, "save_total_limit": 2}, "config": DROPOUT}
-    if case != "sft":
-        options["training_type"] = "dpo"
-    if case == "dpo from an adapter":
+    options["training_type"] = case.split()[0]
+    if case.endswith("from an adapter"):
         options["adapter"] = str(adapter)
     whole = make_run(tmp_path, tiny_model, name="whole", **options)
     killed = make_run(tmp_path, tiny_model, name="killed", **options)
