@@ -92,13 +92,14 @@ class JobService:
                         )
                     )
                     session.flush()
+                view = self.views(session, [session.get_one(JobRow, job_id)])[0]
                 after_commit(session, self._publisher.wake_planner)
         except IntegrityError:
             # Another request with the same key was a moment earlier: its job is the answer.
             if idempotency_key is None or not (earlier := self.earlier(caller, idempotency_key, digest)):
                 raise
             return earlier, False
-        return self.get(job_id, caller), True
+        return view, True
 
     def earlier(self, caller: Caller, key: str, digest: str) -> JobView | None:
         """The job that this key has made; raises IdempotencyMismatch for another body."""
@@ -203,10 +204,12 @@ class JobService:
             select(DependencyRow.job_id, DependencyRow.depends_on).where(DependencyRow.job_id.in_(ids))
         ):
             dependencies.setdefault(job_id, []).append(other)
+        placed = [row.id for row in rows if row.attempt]
+        attempts = select(AttemptRow.job_id, AttemptRow.attempt, AttemptRow.device_ids)
         devices = {
             (job_id, attempt): [str(device) for device in used]
-            for job_id, attempt, used in session.execute(
-                select(AttemptRow.job_id, AttemptRow.attempt, AttemptRow.device_ids).where(AttemptRow.job_id.in_(ids))
+            for job_id, attempt, used in (
+                session.execute(attempts.where(AttemptRow.job_id.in_(placed))) if placed else ()
             )
         }
         return [JobView.of(row, dependencies.get(row.id, ()), devices.get((row.id, row.attempt), ())) for row in rows]
