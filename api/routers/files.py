@@ -20,6 +20,7 @@ from opensloth.jobs.views import Page
 
 router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(strict_query)])
 
+TAKEN = "JSONL, JSON or CSV, each also packed with gzip or zstd, or Parquet."
 UPLOAD_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -32,7 +33,7 @@ UPLOAD_SCHEMA: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "JSONL, JSON, CSV (also .gz, .zst) or Parquet.",
+                            "description": TAKEN,
                         },
                         "purpose": {"type": "string", "enum": [PURPOSE]},
                     },

@@ -15,9 +15,8 @@ SEEN = ("dim", "")
 
 def preview_lines(preview: dict[str, Any], *, colour: bool) -> Iterator[Text]:
     """The lines to print."""
-    yield Text(
-        f"{preview['file']}: {preview['total_rows']:,} rows of the form {preview['form']}, as {preview['training_type']}"
-    )
+    rows = f"{preview['total_rows']:,} rows of the form {preview['form']}"
+    yield Text(f"{preview['file']}: {rows}, as {preview['training_type']}")
     if preview["model"]:
         marked = "green and cyan" if colour else "within [[ ]]"
         yield Text(f"tokens of {preview['model']}; those that are trained on are {marked}", style="dim")
