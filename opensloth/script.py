@@ -5,14 +5,11 @@ from __future__ import annotations
 import pprint
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
-from opensloth.trl_arguments import dpo_arguments, sft_arguments
-
-CARRIED = ("masks.py", "encode.py", "pack.py")
-"""Modules of `opensloth.datasets` whose source the script carries: what is trained on is decided there."""
+from opensloth.script_parts.methods import PACKAGE, MethodScript, method_script
+from opensloth.script_parts.source import body
 
 READERS = {
     "jsonl": "[json.loads(line) for line in open(path, encoding='utf-8-sig') if line.strip()]",
@@ -46,9 +43,16 @@ class ScriptSource:
 
 def render_script(source: ScriptSource) -> str:
     """The script's text; `python SCRIPT --model DIR --data FILE` runs it."""
-    config = source.opensloth_config
-    method = _sft(source) if config.training_type == "sft" else _dpo(source)
-    parts = [_head(source), _imports(source), _carried(source), _read(source), method, _model(source), _main(source)]
+    method = method_script(source.opensloth_config, _arguments(source), source.device)
+    parts = [
+        _head(source),
+        _imports(source, method),
+        _carried(source, method),
+        _read(source),
+        "\n\n\n".join(filter(None, [method.prepare, method.after])),
+        _model(source, method),
+        _main(source, method),
+    ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -63,49 +67,42 @@ pip install {packages}
 """'''
 
 
-def _imports(source: ScriptSource) -> str:
-    config = source.opensloth_config
-    lines = ["from __future__ import annotations", ""]
-    if source.engine == "unsloth":
-        lines += ["from unsloth import FastLanguageModel  # before transformers, TRL and PEFT", ""]
-    lines += [
+def _imports(source: ScriptSource, method: MethodScript) -> str:
+    lines = [
         "import argparse",
         "import csv",
         "import json",
+        "import math",
+        "import random",
         "from bisect import bisect_left, insort",
-        "from collections.abc import Callable, Mapping, Sequence",
+        "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
         "from dataclasses import dataclass",
         "from itertools import pairwise",
         "from typing import Any",
-        "",
         "import peft",
         "import torch",
         "from datasets import Dataset",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig",
-        "from trl import SFTConfig, SFTTrainer"
-        if config.training_type == "sft"
-        else "from trl import DPOConfig, DPOTrainer",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback",
+        *method.imports,
     ]
     if "parquet" in (source.container, source.eval_container):
-        lines.insert(-3, "import pyarrow.parquet")
-    return "\n".join(lines)
+        lines.append("import pyarrow.parquet")
+    first = ["from __future__ import annotations"]
+    if source.engine == "unsloth":
+        first.append("from unsloth import FastLanguageModel  # before transformers, TRL and PEFT")
+    return "\n".join([*first, *dict.fromkeys(lines)])
 
 
-def _carried(source: ScriptSource) -> str:
+def _carried(source: ScriptSource, method: MethodScript) -> str:
     """Our own functions, as they are, without their imports."""
-    names = [*CARRIED, "collate.py"] if source.opensloth_config.training_type == "sft" else list(CARRIED[:2])
-    folder = Path(__file__).parent / "datasets"
-    sources = [_body((folder / name).read_text()) for name in names]
+    names = [*method.carried, *(["datasets/split.py"] if _splits(source) else [])]
+    sources = [body(PACKAGE / name) for name in names]
     return "# What is trained on: as OpenSloth does it.\n\n" + "\n\n\n".join(sources)
 
 
-def _body(text: str) -> str:
-    """A module's source behind its docstring and imports; `IGNORE` is defined once."""
-    _, _, body = text.partition("from __future__ import annotations\n")
-    lines = body.splitlines()
-    while lines and (not lines[0].strip() or lines[0].startswith(("import ", "from "))):
-        lines.pop(0)
-    return "\n".join(lines).strip("\n")
+def _splits(source: ScriptSource) -> bool:
+    """Whether a share of the training rows is kept for evaluation."""
+    return source.opensloth_config.eval_split is not None and source.eval_data is None
 
 
 def _read(source: ScriptSource) -> str:
@@ -115,67 +112,12 @@ def _read(source: ScriptSource) -> str:
     return "\n\n\n".join(lines)
 
 
-def _sft(source: ScriptSource) -> str:
-    config = source.opensloth_config
-    longest = config.fast_model_args.max_seq_length
-    if config.filter_overlength_samples:
-        fit = f"samples = [s for s in samples if len(s.input_ids) <= {longest}]"
-    else:
-        fit = f"samples = [Encoded(s.input_ids[:{longest}], s.labels[:{longest}]) for s in samples]"
-    lines = [
-        "def prepare(rows: list, tokenizer: Any) -> Dataset:",
-        f"    samples = encode_sft(rows, tokenizer, {config.loss_on!r})",
-        f"    {fit}",
-        "    samples = [s for s in samples if any(label != IGNORE for label in s.labels)]",
-    ]
-    if config.sequence_packing:
-        lines += [
-            f"    groups = pack([len(s.input_ids) for s in samples], {longest})",
-            "    packed = [",
-            "        {",
-            '            "input_ids": [token for i in group for token in samples[i].input_ids],',
-            '            "labels": [label for i in group for label in samples[i].labels],',
-            '            "seq_lengths": [len(samples[i].input_ids) for i in group],',
-            "        }",
-            "        for group in groups",
-            "    ]",
-            "    return Dataset.from_list(packed)",
-        ]
-    else:
-        lines.append('    return Dataset.from_list([{"input_ids": s.input_ids, "labels": s.labels} for s in samples])')
-    return "\n".join(lines)
+def _model(source: ScriptSource, method: MethodScript) -> str:
+    """Loading the model; where there is a reference, TRL adds a new adapter itself, so that the base is it."""
+    return _unsloth_model(source) if source.engine == "unsloth" else _transformers_model(source, method)
 
 
-def _dpo(source: ScriptSource) -> str:
-    config = source.opensloth_config
-    dpo = config.dpo_args
-    assert dpo is not None
-    prompt = "p.prompt_ids" if dpo.max_prompt_length is None else f"p.prompt_ids[-{dpo.max_prompt_length}:]"
-    keep = "max(len(chosen), len(rejected)) <= room" if config.filter_overlength_samples else "room > 0"
-    return f"""def prepare(rows: list, tokenizer: Any) -> Dataset:
-    pairs = []
-    for p in encode_dpo(rows, tokenizer):
-        prompt, chosen, rejected = {prompt}, p.chosen_ids, p.rejected_ids
-        room = {dpo.max_length} - len(prompt)
-        if {keep} and chosen and rejected:
-            pairs.append({{"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}})
-    return Dataset.from_list(pairs)
-
-
-{_body((Path(__file__).parent / "training" / "methods" / "pairs.py").read_text())}
-
-
-class PairTrainer(MeanOverPairs, DPOTrainer):
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset  # the pairs are tokenized, with their prompts cut"""
-
-
-def _model(source: ScriptSource) -> str:
-    """Loading the model; with a new adapter for DPO, TRL adds it itself, so that the base is the reference."""
-    return _unsloth_model(source) if source.engine == "unsloth" else _transformers_model(source)
-
-
-def _transformers_model(source: ScriptSource) -> str:
+def _transformers_model(source: ScriptSource, method: MethodScript) -> str:
     config, arguments = source.opensloth_config, source.training_args
     args = config.fast_model_args
     dtype = "float32"
@@ -203,7 +145,7 @@ def _transformers_model(source: ScriptSource) -> str:
     if source.adapter is not None:
         lines.append("    model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)")
         lines.append('    model.peft_config["default"].base_model_name_or_path = name')
-    elif config.lora_args is not None and config.training_type == "sft":
+    elif config.lora_args is not None and not method.adapter_by_trl:
         lines.append(f"    torch.manual_seed({config.lora_args.random_state})")
         lines.append("    model = peft.get_peft_model(model, lora())")
     lines += [
@@ -242,32 +184,41 @@ def _adds_adapter(source: ScriptSource) -> bool:
     return source.engine == "transformers" and source.adapter is None and source.opensloth_config.lora_args is not None
 
 
-def _main(source: ScriptSource) -> str:
-    config, training_args = source.opensloth_config, source.training_args.model_copy(deep=True)
+def _arguments(source: ScriptSource) -> TrainingArguments:
+    """The job's arguments for one process."""
+    training_args = source.training_args.model_copy(deep=True)
     if source.world_size > 1:
         training_args.gradient_accumulation_steps *= source.world_size
     training_args.output_dir = "output"
     training_args.resume_from_checkpoint = None
     training_args.save_strategy = training_args.save_strategy or "no"
-    evaluation = source.eval_data is not None
-    extra: list[str] = []
-    if config.training_type == "sft":
-        values, config_class, trainer_class = sft_arguments(training_args, source.device), "SFTConfig", "SFTTrainer"
-        if config.sequence_packing:
-            extra.append("data_collator=PackedCollator(tokenizer.pad_token_id, counts=False),")
-    else:
-        assert config.dpo_args is not None
-        values = dpo_arguments(training_args, source.device, config.dpo_args)
-        config_class, trainer_class = "DPOConfig", "PairTrainer"
-        if _adds_adapter(source):
-            extra.append("peft_config=lora(),")
-    if evaluation:
-        extra.append("eval_dataset=prepare(read_eval_rows(options.eval_data), tokenizer),")
-    seeded = config.training_type == "dpo" and _adds_adapter(source)
-    seed = f"    torch.manual_seed({config.lora_args.random_state})\n" if seeded and config.lora_args else ""
+    return training_args
+
+
+def _main(source: ScriptSource, method: MethodScript) -> str:
+    config = source.opensloth_config
+    extra, before = list(method.options), list(method.before)
+    rows = "read_rows(options.data)"
+    if source.eval_data is not None:
+        extra.append('eval_dataset=prepare(read_eval_rows(options.eval_data), tokenizer, "eval"),')
+    elif _splits(source):
+        seed = source.training_args.data_seed
+        drawn = f"rows, {config.eval_split}, {source.training_args.seed if seed is None else seed}"
+        extra.append(f'eval_dataset=prepare(list(Part({drawn}, kept=True)), tokenizer, "eval"),')
+        rows = f"list(Part({drawn}, kept=False))"
+    if config.early_stopping_patience is not None:
+        patience = f"{config.early_stopping_patience}, {config.early_stopping_threshold}"
+        extra.append(f"callbacks=[EarlyStoppingCallback({patience})],")
+    if method.adapter_by_trl and _adds_adapter(source):
+        extra.append("peft_config=lora(),")
+        assert config.lora_args is not None
+        before.append(f"torch.manual_seed({config.lora_args.random_state})")
+    read = "    rows = read_rows(options.data)\n" if _splits(source) else ""
+    lines = "".join(f"    {line}\n" for line in before)
     more = "".join(f"        {line}\n" for line in extra)
+    evaluation = source.eval_data is not None
     eval_option = f'    parser.add_argument("--eval-data", default={source.eval_data!r})\n' if evaluation else ""
-    return f"""ARGUMENTS = {_literal(values, 0)}
+    return f"""ARGUMENTS = {_literal(method.values, 0)}
 
 
 def main() -> None:
@@ -278,9 +229,9 @@ def main() -> None:
 {eval_option}    parser.add_argument("--output", default="output")
     options = parser.parse_args()
     model, tokenizer = load(options.model, options.adapter)
-    arguments = {config_class}(**ARGUMENTS | {{"output_dir": options.output}})
-    train_dataset = prepare(read_rows(options.data), tokenizer)
-{seed}    trainer = {trainer_class}(
+    arguments = {method.config_class}(**ARGUMENTS | {{"output_dir": options.output}})
+{read}    train_dataset = prepare({rows}, tokenizer)
+{lines}    trainer = {method.trainer_class}(
         model=model,
         args=arguments,
         train_dataset=train_dataset,

@@ -14,7 +14,7 @@ import pytest
 from opensloth.script import ScriptSource, render_script
 from opensloth.storage import Storage
 from opensloth.training.run_spec import RunSpec
-from tests.support.training import TrainerHost, curve, dpo_rows, log, make_run
+from tests.support.training import TrainerHost, curve, dpo_rows, grpo_rows, kto_rows, log, make_run
 
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"config": {"lora_args": {"r": 4, "lora_dropout": 0.1}}},
@@ -26,6 +26,24 @@ CASES: dict[str, dict[str, Any]] = {
         "rows": dpo_rows(7),  # the last step of an epoch has 2 pairs and 1
     },
     "dpo from an adapter": {"training_type": "dpo"},
+    "kto": {"training_type": "kto", "rows": kto_rows(13), "config": {"kto_args": {"max_prompt_length": 20}}},
+    "orpo": {"training_type": "orpo", "rows": dpo_rows(7), "config": {"eval_split": 0.2}},
+    "grpo": {
+        "training_type": "grpo",
+        "rows": grpo_rows(6),
+        "config": {
+            "grpo_args": {
+                "num_generations": 2,
+                "max_completion_length": 6,
+                "max_prompt_length": 40,
+                "beta": 0.1,
+                "reward_functions": [
+                    {"name": "length", "weight": 2.0, "params": {"target": 3, "unit": "characters", "tolerance": 6}},
+                    "exact_match",
+                ],
+            }
+        },
+    },
 }
 
 
@@ -72,7 +90,8 @@ def _losses_of_script(job: RunSpec, folder: Path) -> dict[int, tuple[float, floa
     script = _write(job, folder)
     module = runpy.run_path(str(script))
     seen: dict[int, tuple[float, float]] = {}
-    trainer_class = module["SFTTrainer" if job.opensloth_config.training_type == "sft" else "PairTrainer"]
+    names = {"sft": "SFTTrainer", "dpo": "PairTrainer", "grpo": "RowTrainer"}
+    trainer_class = module[names.get(job.opensloth_config.training_type, "WholeStepTrainer")]
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -1,0 +1,1 @@
+"""What a bare TRL script is put together from."""
