@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
+from opensloth.jobs.rows import JobRow
+from opensloth.models.registry import add_result
+from opensloth.models.rows import ModelRow
+from opensloth.services import Services
 from opensloth.training.exports.spec import ExportRun
+from tests.support.jobs import ADMIN, add_file, body
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -81,3 +90,42 @@ def export_run(folder: Path, model: Path, adapter: Path | None, **spec: Any) -> 
     )
     (run_dir / "run.json").write_text(made.model_dump_json())
     return made
+
+
+def finished_job(services: Services, result: Path, base: Path | None = None, name: str = "tone") -> str:
+    """A training job that has succeeded and left the folder `result`; its base `tiny` is registered if it is given."""
+    if base is not None:
+        register_base(services, base)
+    job_id = services.jobs.submit(body(services, add_file(services), name), ADMIN)[0].id
+    key = f"jobs/{job_id}/artifacts"
+    files = services.storage.put_tree(result, key)
+    config = result / "adapter_config.json"
+    lora = json.loads(config.read_text()) if config.exists() else None
+    with services.database.write() as session:
+        model_id = add_result(
+            session, job_id=job_id, base_id="tiny", owner="admin", name=name, key=key, size=1, lora=lora
+        )
+        artifacts = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
+        session.execute(
+            update(JobRow)
+            .where(JobRow.id == job_id)
+            .values(state="succeeded", result={"model": model_id, "artifacts": artifacts})
+        )
+    return job_id
+
+
+def register_base(services: Services, folder: Path) -> None:
+    """The model in `folder` as the base `tiny`."""
+    services.storage.put_tree(folder, "models/tiny")
+    with services.database.write() as session:
+        session.add(
+            ModelRow(
+                id="tiny",
+                kind="base",
+                status="ready",
+                owner="admin",
+                source="/made/by/test",
+                storage_key="models/tiny",
+                created_at=time.time(),
+            )
+        )

@@ -81,7 +81,7 @@ class _Tensors:
             if found is None:
                 raise ExportFailed(f"the tensor {name} has no name in GGUF")
             self._names[name] = found
-        self._frequencies = _rope_frequencies(config)
+        self._frequencies = rope_frequencies(config)
 
     @property
     def total(self) -> int:
@@ -104,7 +104,7 @@ class _Tensors:
 
         for name in self._names:
             values = self._source.tensor(name).to(torch.float32).numpy()
-            yield _quantize(self._permuted(name, values), self._kind(name)), values.size
+            yield quantize(self._permuted(name, values), self._kind(name)), values.size
         if self._frequencies is not None:
             yield self._frequencies, 0
 
@@ -155,8 +155,8 @@ def _add_shape(writer: Any, config: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _rope_frequencies(config: Any) -> Any:
-    """Llama 3's divisors of the rotary frequencies, as llama.cpp reads them; None where positions are not scaled."""
+def rope_frequencies(config: Any) -> Any:
+    """Llama 3's divisors of the rotary frequencies, [head size / 2]; None where positions are not scaled."""
     rope = config.rope_parameters
     if rope.get("rope_type", "default") != "llama3":
         return None
@@ -172,7 +172,7 @@ def _rope_frequencies(config: Any) -> Any:
     return scaled.astype(numpy.float32)
 
 
-def _quantize(values: Any, kind: Any) -> Any:
+def quantize(values: Any, kind: Any) -> Any:
     """The tensor's bytes, made some rows at a time so that what quantising needs on the way stays small."""
     import gguf
     import numpy

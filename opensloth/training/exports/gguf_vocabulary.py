@@ -61,14 +61,17 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         for kind in ("bos", "eos", "unk", "pad")
         if (value := getattr(tokenizer, f"{kind}_token_id", None)) is not None
     }
-    begins = tokenizer("a")["input_ids"]
+    add_bos = tokenizer("a")["input_ids"][:1] == [special.get("bos")]
+    if "eos" in special:
+        # Readers want one; llama.cpp would take token 11 otherwise. It is not put before any text.
+        special.setdefault("bos", special["eos"])
     return Vocabulary(
         pre=pre,
         tokens=tokens,
         types=types,
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
         special=special,
-        add_bos=bool(begins) and begins[0] == special.get("bos"),
+        add_bos=add_bos,
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
 
@@ -104,7 +107,9 @@ def compare_vocabulary(fields: dict[str, Any], folder: Path) -> None:
             raise _differs(f"{text!r} has other tokens")
     for kind in ("bos", "eos", "unk", "pad"):
         key = "tokenizer.ggml." + {"unk": "unknown", "pad": "padding"}.get(kind, kind) + "_token_id"
-        if fields.get(key) != getattr(original, f"{kind}_token_id", None):
+        expected = getattr(original, f"{kind}_token_id", None)
+        unused = kind == "bos" and expected is None and not fields.get("tokenizer.ggml.add_bos_token")
+        if fields.get(key) != expected and not unused:
             raise _differs(f"the {kind} token is another")
     if fields.get("tokenizer.chat_template") != (original.chat_template or None):
         raise _differs("the chat template is another")
