@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 
 from opensloth.devices.inventory import FoundDevice
-from opensloth.errors import OpenSlothError, Unavailable
+from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End, Placed
+from opensloth.jobs.reasons import REASONS
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
+from opensloth.storage import StorageCorrupt
 from worker.launch import device_environment, prepare_run, run_folder
 from worker.launch_export import prepare_export, secrets_of
 from worker.processes import Ranks
@@ -67,10 +69,10 @@ class Supervisor(threading.Thread):
         try:
             end = self._supervise()
         except OpenSlothError as error:
-            end = End("failed", error.error_code, error.message, error.hint, self._logs.tail())
+            end = End("failed", reason_of(error), error.message, error.hint, self._logs.tail())
         except Exception as error:
             log.exception("the supervisor of %s failed", self.job_id)
-            end = End("failed", "internal_error", f"{type(error).__name__}: {error}", log_tail=self._logs.tail())
+            end = End("failed", reason_of(error), f"{type(error).__name__}: {error}", log_tail=self._logs.tail())
         finally:
             if self._ranks is not None:
                 self._ranks.kill()
@@ -215,6 +217,16 @@ class Supervisor(threading.Thread):
                 continue
             log.info("%s: attempt %d ended: %s", self.job_id, self.attempt, state or "refused, not ours any more")
             return
+
+
+def reason_of(error: Exception) -> str:
+    """The reason code for what failed outside the trainer: some of it can be tried again."""
+    if isinstance(error, OpenSlothError) and error.error_code in REASONS:
+        return error.error_code
+    # Without the database no lease is renewed either, which a reaper would call the same.
+    kinds = {InvalidInput: "invalid_arguments", Unavailable: "host_lost", StorageCorrupt: "storage_error"}
+    named = next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
+    return named or ("storage_error" if isinstance(error, OSError) else "internal_error")
 
 
 def _exit_name(status: int | None) -> str:

@@ -23,6 +23,7 @@ from opensloth.rewards import BoundReward, RewardPolicy, build_rewards
 SECTION = "opensloth_config"
 REWARDS = f"{SECTION}.grpo_args.reward_functions"
 MODEL_FIELD = f"{SECTION}.fast_model_args.model_name"
+ADAPTER_FIELD = f"{SECTION}.pretrained_lora"
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,15 @@ def resolve_inputs(
             row = files.require_for_training(session, file_id, method, field, spec.opensloth_config.dataset_form)
             _require_columns(bound, files.columns(session, row), f"{row.filename} ({file_id})")
     depends_on = _dependencies(session, spec)
-    name = spec.opensloth_config.fast_model_args.model_name
-    parent = _unfinished_parent(session, name)
-    if parent is not None:
-        return Inputs(sorted({*depends_on, parent}), None)
-    choice = models.choose_with_adapter(session, name, spec.opensloth_config.pretrained_lora, SECTION)
+    config = spec.opensloth_config
+    names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}
+    found = [_unfinished_parent(session, name, field) for field, name in names.items() if name]
+    parents = [parent for parent in found if parent is not None]
     facts = _facts_for(session, spec)
+    if parents:
+        _require_shape(session, spec, facts, parents)
+        return Inputs(sorted({*depends_on, *(parent.id for parent in parents)}), None)
+    choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION)
     if facts is None:
         return Inputs(depends_on, None)
     return Inputs(depends_on, resolve_for(spec, facts, choice).to_json())
@@ -109,18 +113,35 @@ def _dependencies(session: Session, spec: JobSpec) -> list[str]:
     return waiting
 
 
-def _unfinished_parent(session: Session, name: str) -> str | None:
-    """The job that `model_name` names, as long as its result is still to come."""
+def _unfinished_parent(session: Session, name: str, field: str) -> JobRow | None:
+    """The job that `name` stands for, as long as its result is still to come."""
     if not JOB_ID.fullmatch(name):
         return None
     row = session.get(JobRow, name)
     if row is None:
-        raise unknown_model(MODEL_FIELD, f"there is no job {name!r}")
+        raise unknown_model(field, f"there is no job {name!r}")
     if State(row.state) not in TERMINAL:
-        return name
+        return row
     if row.state != State.SUCCEEDED:
-        raise unknown_model(MODEL_FIELD, f"the job {name} {_ended(row.state)} and left no model")
+        raise unknown_model(field, f"the job {name} {_ended(row.state)} and left no model")
     return None
+
+
+def _require_shape(session: Session, spec: JobSpec, facts: DeviceFacts | None, parents: Sequence[JobRow]) -> None:
+    """Raise InvalidInput where the spec does not fit the adapter that a job which is not over will leave."""
+    for parent in parents:
+        shape = _shape_to_come(session, parent)
+        if shape is not None and facts is not None:
+            resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=shape))
+
+
+def _shape_to_come(session: Session, job: JobRow) -> dict[str, Any] | None:
+    """The LoRA shape of a job's result, which it has from the first job of its line; None if that is not known yet."""
+    row: JobRow | None = job
+    while row is not None and row.resolved is None:
+        row = session.get(JobRow, row.model_id) if row.model_id else None
+    lora: dict[str, Any] | None = row.resolved["opensloth_config"].get("lora_args") if row and row.resolved else None
+    return lora
 
 
 def _facts_for(session: Session, spec: JobSpec) -> DeviceFacts | None:

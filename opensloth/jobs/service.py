@@ -278,7 +278,9 @@ def body_digest(body: Any) -> str:
 def user_of_models(session: Session, names: list[str]) -> str | None:
     """A job that is not over and needs one of these models."""
     over = [state.value for state in TERMINAL]
-    return session.scalar(select(JobRow.id).where(JobRow.model_id.in_(names), JobRow.state.not_in(over)).limit(1))
+    adapter = JobRow.spec[("opensloth_config", "pretrained_lora")].as_string()
+    needs = JobRow.model_id.in_(names) | adapter.in_(names)
+    return session.scalar(select(JobRow.id).where(needs, JobRow.state.not_in(over)).limit(1))
 
 
 def user_of_file(session: Session, file_id: str) -> str | None:
