@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from opensloth.models.acquire import acquire
+from opensloth.storage import Storage
 from tests.support.tiny_model import make_tiny_model
 from tests.support.training import TrainerHost
 
@@ -34,3 +37,17 @@ def broken_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def trainers() -> TrainerHost:
     """Starts trainer processes without their slow imports."""
     return TrainerHost()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct; `OPENSLOTH_TEST_SMOLLM2` names a folder where it is already."""
+    ready = os.environ.get("OPENSLOTH_TEST_SMOLLM2")
+    if ready:
+        return Path(ready)
+    folder = tmp_path_factory.mktemp("smollm2")
+    storage = Storage(str(folder / "storage"))
+    acquire("smollm2-135m", "models/smollm2-135m", storage, folder / "scratch")
+    path = storage.local_path("models/smollm2-135m")
+    assert path is not None
+    return path
