@@ -52,7 +52,8 @@ class Push:
             raise _failed(self._target.repo, what, status, str(error)) from error
         except (OSError, RuntimeError) as error:
             cause = error.__cause__
-            status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and cause.response else 0
+            response = cause.response if isinstance(cause, HfHubHTTPError) else None
+            status = response.status_code if response is not None else 0
             raise _failed(self._target.repo, what, status, str(cause or error)) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):

@@ -57,7 +57,8 @@ class ExportWork:
         spoken = check.speak_and_free(again, prompts)
         metrics = check.compare(reference, spoken, spec.quantization or "merged_16bit", effect)
         (folder / "README.md").write_text(export_card(spec, file, metrics))
-        records.log(f"checked: it differs by {metrics['check/kl']:.2g} nats a token from what it was made from")
+        text = f"checked: it differs by {metrics['check/kl']:.2g} nats a token from what it was made from"
+        records.write("metrics", text, step=100, max_steps=100, metrics=metrics)
         return folder, metrics
 
     def _model_folder(self) -> Path:

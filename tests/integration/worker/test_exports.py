@@ -59,6 +59,7 @@ def test_exports_are_checked_kept_pushed_and_tell_no_secret(
     assert gguf.state == "succeeded", gguf.error
     assert gguf.result is not None
     assert gguf.result.model is None
+    assert (gguf.metrics or {})["check/kl"] < 0.02
     assert {artifact.name for artifact in gguf.result.artifacts} == {"README.md", "tone-q8_0.gguf"}
     pushed = hub.files["team/tone"]
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in pushed.items()}
