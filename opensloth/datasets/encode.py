@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from opensloth.datasets.masks import Message, Span, assistant_spans, common_prefix
+from opensloth.datasets.masks import Message, Render, Skeleton, Span, assistant_spans, common_prefix, skeleton
 
 IGNORE = -100
 """The label of a token that is not trained on."""
+
+PLAIN_KEYS = {"role", "content", "weight"}
+MAX_SKELETONS = 4096
 
 Row = Mapping[str, Any]
 
@@ -135,12 +138,36 @@ def _conversation(
     weightless = {i for i, message in enumerate(messages) if message.get("weight") == 0}
     if loss_on == "all" and not weightless:
         return Rendered(text, [(0, len(text))], special=False)
-    spans = assistant_spans(messages, rendered, _end_tokens(tokenizer))
+    spans = None if options else _quick_spans(messages, rendered, text, tokenizer)
+    if spans is None:
+        spans = assistant_spans(messages, rendered, _end_tokens(tokenizer))
     if loss_on == "all":
         return Rendered(text, _between([span for i, span in spans if i in weightless], len(text)), special=False)
     if loss_on == "completion":
         spans = [item for item in spans if item[0] >= len(prompt)] if prompt else spans[-1:]
     return Rendered(text, [span for i, span in spans if i not in weightless], special=False)
+
+
+_skeletons: dict[tuple[Any, ...], Skeleton | None] = {}
+
+
+def _quick_spans(
+    messages: Sequence[Message], rendered: Render, text: str, tokenizer: Any
+) -> list[tuple[int, Span]] | None:
+    """The spans by what is known of a conversation with these roles, which saves rendering every beginning of it."""
+    plain = all(message.keys() <= PLAIN_KEYS and isinstance(message.get("content"), str) for message in messages)
+    if not plain:
+        return None
+    key = (tokenizer.chat_template, tokenizer.eos_token, *(message["role"] for message in messages))
+    if key not in _skeletons:
+        if len(_skeletons) >= MAX_SKELETONS:
+            _skeletons.clear()
+        try:
+            _skeletons[key] = skeleton(key[2:], rendered, _end_tokens(tokenizer))
+        except Exception:  # a template may refuse such contents; the row itself was rendered all the same
+            _skeletons[key] = None
+    known = _skeletons[key]
+    return known.place([message["content"] for message in messages], text) if known else None
 
 
 def _between(spans: list[Span], length: int) -> list[Span]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 Message = dict[str, Any]
@@ -34,6 +36,43 @@ def assistant_spans(messages: Sequence[Message], render: Render, end_tokens: Seq
         spans.append((index, (start, end)))
         done = end
     return spans
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """How a template renders a sequence of roles: `pieces` stand around the contents of the messages.
+
+    `spans` are (message, start, contents before start, end, contents before end), in the text of contents of no length.
+    """
+
+    pieces: tuple[str, ...]
+    spans: tuple[tuple[int, int, int, int, int], ...]
+
+    def place(self, contents: Sequence[str], text: str) -> list[tuple[int, Span]] | None:
+        """The spans in `text`, or None if the template did not just put the contents between the pieces."""
+        parts = [part for pair in zip(self.pieces, contents, strict=False) for part in pair]
+        if "".join(parts) + self.pieces[-1] != text:
+            return None
+        before = [0, *accumulate(len(content) for content in contents)]
+        return [(i, (start + before[n], end + before[m])) for i, start, n, end, m in self.spans]
+
+
+def skeleton(roles: Sequence[str], render: Render, end_tokens: Sequence[str]) -> Skeleton | None:
+    """The skeleton of a conversation with these roles; None for a template that does more than join."""
+    marks = [f"\u2e3a{number}\u2e3b" for number in range(len(roles))]
+    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    text = render(messages, False)
+    places = [text.find(mark) for mark in marks]
+    if -1 in places or places != sorted(places) or any(text.count(mark) > 1 for mark in marks):
+        return None
+    ends = [place + len(mark) for place, mark in zip(places, marks, strict=True)]
+    pieces = tuple(text[end:place] for end, place in zip([0, *ends], [*places, len(text)], strict=True))
+    lengths = [0, *accumulate(map(len, marks))]
+    spans = []
+    for index, (start, end) in assistant_spans(messages, render, end_tokens):
+        n, m = (sum(other <= border for other in ends) for border in (start, end))
+        spans.append((index, start - lengths[n], n, end - lengths[m], m))
+    return Skeleton(pieces, tuple(spans))
 
 
 def _by_prefix(messages: Sequence[Message], index: int, render: Render, text: str) -> Span | None:

@@ -33,6 +33,7 @@ JOINS_SYSTEM = (
     "{{ message['content'] }} [/INST]"
     "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+QUICK = {"plain": CHAT_TEMPLATE, "strips": STRIPS, "drops": DROPS_EARLIER_REASONING, "joins": JOINS_SYSTEM}
 NO_GENERATION_PROMPT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 
 
@@ -168,3 +169,23 @@ def test_a_tokenizer_without_offsets_masks_the_same(monkeypatch: pytest.MonkeyPa
     expected = encode_sft([{"messages": CONVERSATION}, {"text": "abc"}], tokenizer, None)
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     assert encode_sft([{"messages": CONVERSATION}, {"text": "abc"}], tokenizer, None) == expected
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_the_quick_way_finds_the_spans_that_rendering_every_beginning_finds(name: str) -> None:
+    tokenizer = make_tokenizer(QUICK[name])
+    conversations = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}],
+        [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Say: Hello!"},
+            {"role": "assistant", "content": "Hello!"},
+            {"role": "user", "content": " spaces "},
+            {"role": "assistant", "content": "<think>so</think> well \n"},
+        ],
+    ]
+    for messages in conversations:
+        quick = encode_sft([{"messages": messages}], tokenizer, None)
+        slow = encode_sft([{"messages": [{**m, "name": None} for m in messages]}], tokenizer, None)
+        assert quick == slow
+        assert [label for label in quick[0].labels if label != IGNORE]
