@@ -77,7 +77,7 @@ def _imports(source: ScriptSource, method: MethodScript) -> str:
         "from bisect import bisect_left, insort",
         "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
         "from dataclasses import dataclass",
-        "from itertools import pairwise",
+        "from itertools import accumulate, pairwise",
         "from typing import Any",
         "import peft",
         "import torch",
