@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.support import ROOT, save
 from tests.support.tiny_model import make_tokenizer
 
-WORDS = "the a of to sloth tree slowly climbs why because answer question number leaf rain branch sleeps hangs".split()
+TEXT = "the a of to sloth tree slowly climbs why because answer question number leaf rain branch sleeps hangs"
+WORDS = TEXT.split(" ")
 ROUNDS = 3
 
 
@@ -97,12 +99,12 @@ def child(side: str, name: str, data: str, processes: str, folder: str) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": peak / 1024}))
 
 
-def run_map(tokenizer, data: str, processes: int, folder: str) -> None:
+def run_map(tokenizer: Any, data: str, processes: int, folder: str) -> None:
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
 
-    def tokenize(row):
+    def tokenize(row: dict[str, Any]) -> dict[str, Any]:
         return {"input_ids": tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]}
 
     rows = load_dataset("json", data_files=data, split="train")
@@ -110,7 +112,7 @@ def run_map(tokenizer, data: str, processes: int, folder: str) -> None:
     assert done[len(done) - 1]["input_ids"]
 
 
-def run_ours(tokenizer, data: str, processes: int, folder: str) -> None:
+def run_ours(tokenizer: Any, data: str, processes: int, folder: str) -> None:
     from opensloth.datasets.canonical import CanonicalRows, FileRows
     from opensloth.datasets.prepare import prepare_sft
 

@@ -65,6 +65,9 @@ def skeleton(roles: Sequence[str], render: Render, end_tokens: Sequence[str]) ->
     places = [text.find(mark) for mark in marks]
     if -1 in places or places != sorted(places) or any(text.count(mark) > 1 for mark in marks):
         return None
+    assistants = [index for index, role in enumerate(roles) if role == "assistant"]
+    if any(_by_prefix(messages, index, render, text) is None for index in assistants):
+        return None
     ends = [place + len(mark) for place, mark in zip(places, marks, strict=True)]
     pieces = tuple(text[end:place] for end, place in zip([0, *ends], [*places, len(text)], strict=True))
     lengths = [0, *accumulate(map(len, marks))]
