@@ -47,7 +47,7 @@ class ExportWork:
         elif adapter is None:
             raise ExportFailed("the job trained the whole model, so that there is no adapter", code="invalid_arguments")
         prompts = check.prompt_ids(_load_tokenizer(tokenizer))
-        reference, effect = self._reference(model, adapter, prompts)
+        reference, bare = self._reference(model, adapter, prompts)
         records.write("started", "the model answers; its export begins", step=0, max_steps=100, resumed_step=0)
         records.phase("exporting", f"writing {spec.format}" + (f" {spec.quantization}" if spec.quantization else ""))
         folder = self._scratch / "result"
@@ -55,7 +55,7 @@ class ExportWork:
         file, again = self._write(model, adapter, tokenizer, folder)
         records.phase("checking", "loading the result and comparing its answers")
         spoken = check.speak_and_free(again, prompts)
-        metrics = check.compare(reference, spoken, spec.quantization or "merged_16bit", effect)
+        metrics = check.compare(reference, spoken, spec.quantization or "merged_16bit", bare)
         (folder / "README.md").write_text(export_card(spec, file, metrics))
         text = f"checked: it differs by {metrics['check/kl']:.2g} nats a token from what it was made from"
         records.write("metrics", text, step=100, max_steps=100, metrics=metrics)
@@ -76,14 +76,15 @@ class ExportWork:
             )
         )
 
-    def _reference(self, model: Path, adapter: Path | None, prompts: list[list[int]]) -> tuple[Any, float | None]:
-        """What the result has to say, and how far that is from the base without its adapter."""
+    def _reference(
+        self, model: Path, adapter: Path | None, prompts: list[list[int]]
+    ) -> tuple[check.Spoken, check.Spoken | None]:
+        """What the result has to say, and what the base says without its adapter."""
         device = self._spec.device
         bare = None
         if adapter is not None:
             bare = check.speak_and_free(lambda: check.load(model, device), prompts)
-        spoken = check.speak_and_free(self._loader(model, adapter), prompts)
-        return spoken, None if bare is None else check.divergence(spoken, bare)
+        return check.speak_and_free(self._loader(model, adapter), prompts), bare
 
     def _loader(self, model: Path, adapter: Path | None) -> Callable[[], Any]:
         device = self._spec.device
