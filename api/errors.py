@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -86,7 +86,7 @@ def problem(
 ) -> JSONResponse:
     """An RFC 9457 problem that is OpenAI's error object too, so that one client reads every route."""
     errors = [{"path": f.path, "message": f.message, "code": f.code, "row": f.row} for f in fields]
-    told = "; ".join(f"{error['path']}: {error['message']}" for error in errors[:3])
+    told = [f"{error['path']}: {error['message']}" if error["path"] else str(error["message"]) for error in errors[:3]]
     body: dict[str, Any] = {
         "type": f"urn:opensloth:error:{code}",
         "title": title,
@@ -96,13 +96,21 @@ def problem(
         "errors": errors,
         "hint": hint,
         "error": {
-            "message": f"{detail} ({told})" if told and told not in detail else detail,
+            "message": _with_fields(detail, told),
             "type": openai_type,
             "param": errors[0]["path"] if errors else None,
             "code": code,
         },
     }
     return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+def _with_fields(detail: str, told: Sequence[str]) -> str:
+    """One line for clients that show nothing else; a detail that begins with the first field gives way to all."""
+    if not told or (len(told) == 1 and told[0] in detail):
+        return detail
+    joined = "; ".join(told)
+    return joined if detail.startswith(told[0]) else f"{detail} ({joined})"
 
 
 def from_domain(error: OpenSlothError) -> JSONResponse:

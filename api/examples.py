@@ -108,3 +108,8 @@ EXPORT_EXAMPLES: dict[str, Any] = {
         },
     },
 }
+
+KEY_EXAMPLES: dict[str, Any] = {
+    "member": {"summary": "A key for a member of the team", "value": {"owner": "carol"}},
+    "robot": {"summary": "A key for a week", "value": {"owner": "nightly-ci", "expires_in_s": 604800}},
+}

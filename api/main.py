@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import errors
+from api import document, errors
 from api.middleware import RequestGuard
 from api.routers import artifacts, exports, files, health, job_streams, jobs, keys, models, rewards, secrets
 from api.streaming.hub import Hub
@@ -36,8 +36,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.add_middleware(RequestGuard)
     errors.install(app)
-    for module in (files, jobs, job_streams, artifacts, exports, models, rewards, keys, secrets, health):
-        app.include_router(module.router)
+    for module in (files, jobs, job_streams, artifacts, exports, models, rewards, keys, secrets):
+        app.include_router(module.router, responses=document.ERRORS)
+    app.include_router(health.router)
+    document.complete(app)
     return app
 
 

@@ -10,7 +10,6 @@ from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import EXPORT_EXAMPLES
 from api.routers.jobs import check_idempotency_key
-from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.views import JobView, Page
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/exports", tags=["jobs"], dependencies=[Depends(strict_query)])
@@ -20,7 +19,7 @@ EXPORT_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": ExportSpec.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "schema": {"$ref": "#/components/schemas/ExportSpec"},
                 "examples": EXPORT_EXAMPLES,
             }
         },

@@ -13,7 +13,6 @@ from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import JOB_EXAMPLES
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.script import script_of
-from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.views import JobView, Page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(strict_query)])
@@ -27,7 +26,7 @@ JOB_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": JobSpec.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "schema": {"$ref": "#/components/schemas/JobSpec"},
                 "examples": JOB_EXAMPLES,
             }
         },

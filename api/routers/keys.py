@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.body import JsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.examples import KEY_EXAMPLES
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.events.records import rfc3339
 from opensloth.jobs.views import Page
@@ -72,7 +73,10 @@ def list_keys(services: ServicesDep, caller: CallerDep) -> Page[KeyView]:
     "",
     status_code=201,
     openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": NewKey.model_json_schema()}}}
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": NewKey.model_json_schema(), "examples": KEY_EXAMPLES}},
+        }
     },
 )
 def create_key(response: Response, body: JsonBody, services: ServicesDep, caller: CallerDep) -> KeyView:

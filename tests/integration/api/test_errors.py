@@ -1,7 +1,9 @@
 import json
+import re
 
 import httpx
 
+from api.document import Problem
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.http_server import serve
@@ -144,6 +146,30 @@ def test_the_document_of_the_interface_has_examples_that_are_accepted_as_bodies(
         parse_job_spec(example["value"])
     assert anyone.get("/docs").status_code == 200
     assert json.dumps(document).count('"$ref"') > 10
+
+
+def test_the_document_names_no_schema_that_it_does_not_have(anyone):
+    document = anyone.get("/openapi.json").json()
+    for name in set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document))):
+        found = document
+        for part in name.removeprefix("#/").split("/"):
+            assert part in found, name
+            found = found[part]
+
+
+def test_the_document_says_how_errors_look(anyone, admin):
+    document = anyone.get("/openapi.json").json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    refused = document["paths"]["/v1/jobs"]["post"]["responses"]["4XX"]["content"]
+    assert refused == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    Problem.model_validate(document["components"]["schemas"]["Problem"]["example"])
+    Problem.model_validate(admin.post("/v1/jobs", json={}).json())
+
+
+def test_the_message_for_clients_of_openai_names_each_field_once(admin):
+    message = admin.post("/v1/jobs", json={"name": 1}).json()["error"]["message"]
+    assert message == "name: should be a valid string, not 1; dataset: required; opensloth_config: required"
+    assert admin.post("/v1/jobs", json=[]).json()["error"]["message"] == "a job is a JSON object, not a list"
 
 
 def test_health_answers_without_a_key(anyone, services):
