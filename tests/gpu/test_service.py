@@ -37,8 +37,19 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         up.kill_all()
 
 
+DATA = {
+    "sft": "support_sft",
+    "dpo": "support_preferences",
+    "kto": "support_feedback",
+    "orpo": "support_preferences",
+    "grpo": "till_sums",
+}
+BRIEF = {"name": "length", "params": {"unit": "words", "max": 8, "tolerance": 30}}
+OWN = {"grpo": {"grpo_args": {"max_completion_length": 32, "beta": 0.04, "reward_functions": [BRIEF]}}}
+
+
 def run(client: Client, method: str, engine: str, model: str = "llama-1b", **arguments: object) -> dict[str, object]:
-    dataset = ROOT / "examples/datasets" / ("support_sft.jsonl" if method == "sft" else "support_preferences.jsonl")
+    dataset = ROOT / "examples/datasets" / f"{DATA[method]}.jsonl"
     job = client.jobs.submit(
         {
             "name": f"{method}-{engine}",
@@ -47,6 +58,7 @@ def run(client: Client, method: str, engine: str, model: str = "llama-1b", **arg
                 "training_type": method,
                 "engine": engine,
                 "fast_model_args": {"model_name": model, "max_seq_length": 512},
+                **OWN.get(method, {}),
             },
             "training_args": {"max_steps": 6, "logging_steps": 1, **arguments},
         }
@@ -76,3 +88,12 @@ def test_sft_and_then_dpo_from_its_adapter(client: Client, engine: str, tmp_path
     tuned = PeftModel.from_pretrained(base, tmp_path)
     moved = [name for name, value in tuned.named_parameters() if "lora_B" in name and value.abs().max() > 0]
     assert moved
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["kto", "orpo", "grpo"])
+def test_the_other_methods_train_too(client: Client, method: str, engine: str) -> None:
+    job = run(client, method, engine, gradient_accumulation_steps=1)
+    metrics = job["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["grad_norm"] > 0
