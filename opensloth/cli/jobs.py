@@ -123,7 +123,8 @@ def job_table(found: list[Job]) -> Any:
         )
         for job in found
     ]
-    return table(["ID", "Name", "State", "Done", "Loss", "Took", "Submitted"], rows, right=["Done", "Loss", "Took"])
+    columns = ["ID", "Name", "State", "Done", "Loss", "Took", "Made"]
+    return table(columns, rows, right=["Done", "Loss", "Took"], shrink="Name")
 
 
 def _done(job: Job) -> str:

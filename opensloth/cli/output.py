@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -14,17 +15,27 @@ from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 
+UNLIMITED = 100_000
+"""Columns of an output that is not a terminal."""
 _SYMBOLS = {"ok": ("✓", "ok"), "bad": ("✗", "!!"), "dot": ("·", "-"), "arrow": ("→", "->")}
 
 
 def out() -> Console:
     """The console for results; without colour where there is no terminal or NO_COLOR is set."""
-    return Console()
+    return _console(stderr=False)
 
 
 def err() -> Console:
     """The console for remarks and errors, so that stdout stays what was asked for."""
-    return Console(stderr=True)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # A file or a pipe has no width: what is one line here can be found by grep.
+        console.width = UNLIMITED
+    return console
 
 
 def symbol(name: str) -> str:
@@ -52,19 +63,34 @@ def print_json_line(value: Any) -> None:
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:
-    """A table without lines; the columns named in `right` are aligned there."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Sequence[str] = (),
+    shrink: str | None = None,
+) -> Table:
+    """A table without lines; the columns named in `right` are aligned there.
+
+    Where there is too little room, the column `shrink` is cut and each row stays on one line; without it texts fold.
+    """
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for number, column in enumerate(columns):
         made.add_column(
             column,
             justify="right" if column in right else "left",
             overflow="fold",
-            no_wrap=number == 0,
+            # Rich takes room from the columns that may wrap; the texts of `shrink` say themselves that they do not.
+            no_wrap=number == 0 if shrink is None else column != shrink,
         )
+    cut = columns.index(shrink) if shrink is not None else -1
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*[_on_one_line(cell) if number == cut else cell for number, cell in enumerate(row)])
     return made
+
+
+def _on_one_line(cell: str | Text) -> Text:
+    return Text(str(cell), no_wrap=True, overflow="ellipsis")
 
 
 def say(message: str, *, style: str | None = None) -> None:

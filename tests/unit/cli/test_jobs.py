@@ -62,6 +62,22 @@ def test_show_says_what_was_set_and_why_the_rest_is_as_it_is(api, run):
     assert "transformers on cpu" in out
 
 
+def test_each_job_stays_on_one_line_of_a_narrow_terminal(listed, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed.on("GET /v1/jobs", {"data": [job("cancelled") | {"name": "a name of many words " * 3}], "has_more": False})
+    header, line = run("jobs").out.splitlines()
+    assert ID in line
+    assert "cancelled" in line
+    assert "…" in line
+    assert max(len(header), len(line)) <= 80
+
+
+def test_a_pipe_gets_whole_names(listed, run, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    listed.on("GET /v1/jobs", {"data": [job("queued") | {"name": "many words many words end"}], "has_more": False})
+    assert "many words many words end" in run("jobs").out.splitlines()[1]
+
+
 def test_watch_of_an_ended_job_replays_it_and_gives_its_code(listed, run):
     end = event(1, "state", **{"from": "queued", "to": "failed", "reason": "cuda_oom"})
     listed.on(f"GET /v1/jobs/{OTHER}/events", {"data": [end], "has_more": False, "last_id": "1"})
