@@ -15,9 +15,13 @@ PROMPTS = ("What is the capital of France?", "Write one sentence about rain.", "
 NEW_TOKENS = 12
 LARGEST_KL = {
     "merged_16bit": 0.02, "f32": 0.001, "f16": 0.005, "bf16": 0.02, "q8_0": 0.02,
-    "q5_1": 0.3, "q5_0": 0.3, "q4_1": 1.0, "q4_0": 1.0,
+    "q5_1": 0.5, "q5_0": 0.5, "q4_1": 2.0, "q4_0": 2.0,
 }  # fmt: skip
-"""The largest mean divergence, in nats a token, of a result from what it was made from."""
+"""The largest mean divergence, in nats a token, of a result from what it was made from.
+
+Small models feel rounding most: SmolLM2-135M differs by 0.0035 as q8_0, 0.18 as q5_0 and 0.84 as q4_0. Uniform answers
+would differ by about 10.
+"""
 _HIDDEN = 0.25
 """An adapter whose effect is less than this part of the rounding cannot be told from it."""
 
