@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from opensloth.datasets.collate import PackedCollator
+from opensloth.datasets.collate import IGNORE, PackedCollator
 from opensloth.datasets.prepare import prepare_sft, split_rows
 from opensloth.datasets.prepared import Prepared
 from opensloth.resolve import Resolved
@@ -21,6 +21,14 @@ logger = logging.getLogger(__name__)
 
 class OpenSlothSFTTrainer(RankTrainer, SFTTrainer):
     """TRL's SFT with the steps of a rank; the loss is the mean over all trained tokens of the global batch."""
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """The step's trained tokens; rows that were repeated to go round all processes are trained on once."""
+        state = self.accelerator.gradient_state
+        if self.model.training and self.distributed and state.end_of_dataloader and state.remainder > 0:
+            labels = batch_samples[-1]["labels"]
+            labels[max(state.remainder - self.accelerator.process_index * len(labels), 0) :] = IGNORE
+        return super()._get_num_items_in_batch(batch_samples, device)
 
 
 def create_sft_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resolved) -> OpenSlothSFTTrainer:

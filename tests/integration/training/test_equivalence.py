@@ -17,10 +17,11 @@ SHAPES: dict[str, dict[str, int]] = {
     "two processes with accumulation": {"batch": 2, "accumulation": 2, "world_size": 2},
 }
 # 21 rows: the last step of an epoch has 5, which two processes cannot share evenly.
-ROW_COUNT = {"sft": 24, "dpo": 24, "kto": 21, "orpo": 21}
+ROW_COUNT = 21
+METHODS = ("sft", "dpo", "kto", "orpo")
 
 
-@pytest.mark.parametrize("training_type", ROW_COUNT)
+@pytest.mark.parametrize("training_type", METHODS)
 def test_the_loss_is_that_of_the_global_batch(
     training_type: str, tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:
@@ -35,8 +36,6 @@ def test_the_loss_is_that_of_the_global_batch(
         for step, values in expected.items():
             assert got[step] == pytest.approx(values, rel=1e-4), f"{name}, step {step}"
         last = [records(some, "metrics")[-1] for some in (run, runs["one process"])]
-        if ROW_COUNT[training_type] % 8 == 0:
-            assert last[0]["tokens"] == last[1]["tokens"]
         if training_type == "kto":
             assert last[0]["metrics"]["kl"] > 0
         for metric in ("kl", "rewards/margins", "nll_loss", "log_odds_chosen"):
@@ -57,7 +56,7 @@ def _run(training_type: str, name: str, shape: dict[str, int], model: Path, fold
         model,
         training_type,
         name=name.replace(" ", "-"),
-        rows=ROWS[training_type](ROW_COUNT[training_type]),
+        rows=ROWS[training_type](ROW_COUNT),
         config={"sequence_packing": False, "lora_args": {"r": 8}},
         arguments=arguments,
         world_size=shape["world_size"],
