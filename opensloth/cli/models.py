@@ -49,7 +49,7 @@ def pull(
     if as_json:
         print_json(model.as_json())
     else:
-        say(f"{model.id} is {model.status or 'ready'} ({size(model.bytes)}).")
+        _tell_ready(model)
 
 
 @models.command("add")
@@ -64,7 +64,7 @@ def add(
     if as_json:
         print_json(model.as_json())
     else:
-        say(f"{model.id} is {model.status or 'ready'} ({size(model.bytes)}).")
+        _tell_ready(model)
 
 
 @models.command("show")
@@ -131,6 +131,15 @@ def _pull_here(name: str, model_id: str | None, problem: NoCredentials | Unreach
             raise typer.Exit(exit_codes.FAILED)
     if as_json:
         print_json({"id": wanted, "object": "model", "status": "ready"})
+
+
+def _tell_ready(model: Model) -> None:
+    if model.bytes is None:
+        say(f"{model.id} is registered; the first job that uses it fetches {model.source} from the hub.")
+        if Path(model.source or "").parent.is_dir():
+            say(f"If {model.source} is meant as a folder: there is none of that name here.", style="yellow")
+    else:
+        say(f"{model.id} is {model.status or 'ready'} ({size(model.bytes)}).")
 
 
 def _text(name: str, value: object) -> str:

@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 _KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "README.md")
 """What belongs to a model; pickles and code do not, and are never copied."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _TIMEOUT_S = 3600
+_MAX_HEADER_BYTES = 100_000_000
+"""The longest header that the safetensors format allows."""
 
 
 class CannotImport(OpenSlothError):
@@ -74,8 +77,17 @@ def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> li
         known = json.loads(config.read_text())
     except ValueError as error:
         raise CannotImport(f"{config} cannot be read: {error}") from error
-    if not list(path.glob("*.safetensors")):
+    if not isinstance(known, dict):
+        raise CannotImport(f"{config} is not a JSON object")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
         raise CannotImport(f"{path} has no .safetensors file; other formats may run code when they are loaded")
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise CannotImport(f"{path} has no tokenizer: one of {', '.join(_TOKENIZERS)} belongs beside the weights")
+    for file in weights:
+        _require_whole(file)
+    if missing := _shards_named_in(path) - {file.name for file in weights}:
+        raise CannotImport(f"{path} lacks {min(missing)}, which its index names; copy it whole")
     if known.get("auto_map"):
         log.warning("%s names code of its own (auto_map), which is not run", path)
     folder = scratch / "copied"
@@ -85,6 +97,35 @@ def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> li
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
     return storage.put_tree(folder, key, move=True)
+
+
+def _shards_named_in(path: Path) -> set[str]:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CannotImport(f"{index} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _require_whole(file: Path) -> None:
+    """Raise CannotImport for a .safetensors file that is cut off or no such file, by its header alone.
+
+    The format: the header's length (8 bytes, little-endian), the header as JSON, then the tensors without a gap.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as reader:
+        length = int.from_bytes(reader.read(8), "little")
+        header = reader.read(length) if length <= min(size, _MAX_HEADER_BYTES) else b""
+    try:
+        tensors = json.loads(header)
+        ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise CannotImport(f"{file} is not a safetensors file, or its header is cut off") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise CannotImport(f"{file} has {size:,} bytes and its header tells of {expected:,}; copy it again")
 
 
 def _run(command: list[str], what: str) -> None:

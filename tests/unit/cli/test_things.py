@@ -58,6 +58,15 @@ def test_a_hub_id_is_registered_under_its_own_name(api, run):
     assert json.loads(api.seen("POST /v1/models")[0].content) == {"id": "Qwen3-0.6B", "source": "Qwen/Qwen3-0.6B"}
 
 
+def test_a_hub_id_is_not_called_ready_before_it_was_fetched(api, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    api.on("POST /v1/models", {"id": "ours", "status": "ready", "source": "models/ours"})
+    told = run("models", "add", "ours", "models/ours").err
+    assert "the first job that uses it fetches models/ours from the hub" in told
+    assert "there is none of that name here" in told
+
+
 def test_a_failed_pull_says_why(api, run):
     api.on("GET /readyz", {"status": "ready"})
     api.on("POST /v1/models", model("importing"))
