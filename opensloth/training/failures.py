@@ -30,7 +30,7 @@ HINTS = {
     "export_unsupported": "the message says which other form there is",
     "export_differs": "report it with the job's log; nothing was kept",
     "push_refused": "look at the secret's token: it needs write access to that repository",
-    "hub_unavailable": "it is tried again",
+    "hub_unavailable": "it is tried again; where a host has no network, register the model from a folder on the server",
     "internal_error": "the last lines of the log say where",
 }
 
@@ -88,7 +88,11 @@ def _loading_code(error: BaseException, names: set[str]) -> str:
     if names & missing or isinstance(error, FileNotFoundError):
         return "model_not_found"
     if isinstance(error, OSError):
+        if "We couldn't connect to" in str(error):  # transformers says so where it finds neither hub nor cached files
+            return "hub_unavailable"
         return "model_not_found" if "is not a local folder" in str(error) else "model_error"
+    if "SafetensorError" in names:
+        return "model_error"
     if isinstance(error, ValueError) and "Target modules" in str(error):
         return "invalid_arguments"
     return "model_error" if isinstance(error, ValueError | KeyError | ImportError) else "internal_error"
