@@ -35,10 +35,10 @@ def login(
 
 
 @keys.callback(invoke_without_command=True)
-def key(context: typer.Context) -> None:
+def key(context: typer.Context, as_json: Json = False) -> None:
     """Show the address and key in force, or manage keys."""
     if context.invoked_subcommand is None:
-        show_key()
+        show_key(as_json)
 
 
 @keys.command("show")

@@ -97,7 +97,8 @@ def test_a_pull_that_the_server_refuses_does_not_run_here(api, run, monkeypatch)
 
 def test_key_shows_the_address_and_key_in_force(api, run):
     assert run("key").out == "http://box:8400\nsk-sloth-test\n"
-    assert json.loads(run("key", "show", "--json").out)["api_key"] == "sk-sloth-test"
+    for command in (["key", "--json"], ["key", "show", "--json"]):
+        assert json.loads(run(*command).out)["api_key"] == "sk-sloth-test"
 
 
 def test_an_admin_makes_and_revokes_keys(api, run):
