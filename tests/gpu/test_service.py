@@ -96,4 +96,7 @@ def test_the_other_methods_train_too(client: Client, method: str, engine: str) -
     job = run(client, method, engine, gradient_accumulation_steps=1)
     metrics = job["metrics"]
     assert isinstance(metrics, dict)
-    assert metrics["grad_norm"] > 0
+    if method == "grpo":  # random weights answer in tokens without text: every reward is the same, no gradient
+        assert metrics["rewards/length/mean"] == metrics["reward"]
+    else:
+        assert metrics["grad_norm"] > 0
