@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -60,7 +61,9 @@ def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
 
 
 def readable(value: Any) -> str:
-    """A short printable form of anything that was sent; text in a field's name stays as it is."""
+    """A short printable form of anything that was sent, in JSON's words; short ASCII text stays as it is."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, str) and value.isascii() and value.isprintable() and 0 < len(value) <= 64:
         return value
     if isinstance(value, dict | list):

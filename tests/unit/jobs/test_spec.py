@@ -398,3 +398,10 @@ def test_each_short_name_stands_for_a_real_field():
 
 def test_no_refused_field_is_accepted_anywhere():
     assert not any(names & REFUSED.keys() for names in ALLOWED.values())
+
+
+def test_null_and_booleans_are_called_what_json_calls_them():
+    assert errors_of(body_with("training_args.learning_rate", None))["training_args.learning_rate"].message.endswith(
+        "not null"
+    )
+    assert errors_of(body_with("training_args.max_steps", True))["training_args.max_steps"].message.endswith("not true")
