@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Where things are and how patient each part is; durations in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="OPENSLOTH_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="OPENSLOTH_", env_ignore_empty=True, extra="ignore")
 
     home: Path = Field(default_factory=lambda: Path.home() / ".opensloth")
     """Database, embedded Valkey, credentials and scratch of this machine."""
