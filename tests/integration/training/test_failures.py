@@ -17,7 +17,7 @@ LONG = [{"prompt": "Say it", "completion": "x" * 500}]
     ("code", "in_message", "options"),
     [
         ("dataset_error", "longer than 128 tokens", {"rows": LONG}),
-        ("dataset_error", "row 2 cannot be tokenized", {"rows": [{"text": "fine"}, {"title": "no text"}]}),
+        ("dataset_error", "row 2: `text` is missing", {"rows": [{"text": "fine"}, {"title": "no text"}]}),
         ("invalid_arguments", "no_such_argument", {"arguments": {"no_such_argument": 1}}),
         ("invalid_arguments", "no_such_layer", {"config": {"lora_args": {"target_modules": ["no_such_layer"]}}}),
         ("model_not_found", "", {"model": "/no/such/model"}),
@@ -33,7 +33,7 @@ def test_a_failed_run_has_a_code_and_a_message(
     assert failure["code"] == code, failure
     assert in_message in failure["message"]
     assert failure["hint"]
-    assert "Traceback" in failure["detail"]
+    assert "Error" in failure["detail"] or "InvalidDataset" in failure["detail"]
     assert not records(spec, "result")
 
 
