@@ -101,5 +101,6 @@ def test_an_unknown_argument_gets_the_error_of_transformers(tiny_model: Path, tm
 
 def test_the_map_names_the_training_types(tiny_model: Path) -> None:
     assert {"sft", "dpo", "kto", "orpo", "grpo"} <= trainer_factory_map.keys()
-    with pytest.raises(InvalidInput, match="no trainer for training type 'dpp'; known are .*dpo, grpo, kto, orpo, sft"):
+    known = r"no trainer for training type 'dpp'; known are .*dpo, grpo, kto, orpo, sft"
+    with pytest.raises(InvalidInput, match=known):
         create_trainer_by_type(None, None, [], _config(tiny_model, training_type="dpp"))
