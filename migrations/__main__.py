@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import DatabaseError
 
 from opensloth.errors import OpenSlothError
 from opensloth.settings import get_settings
@@ -42,6 +43,8 @@ def main() -> None:
             sys.exit("use: upgrade [REVISION] | downgrade REVISION | revision MESSAGE")
     except OpenSlothError as error:
         sys.exit(f"migrations: {error.message}")
+    except DatabaseError as error:
+        sys.exit(f"migrations: the database cannot be used: {error.orig}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Connection, Double, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from opensloth.errors import Unavailable
+from opensloth.errors import FieldError, InvalidInput, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,14 @@ def reachable() -> Iterator[None]:
 
 
 def _engine(url: str) -> Engine:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+        known = parsed.get_backend_name() in {"sqlite", "postgresql"}
+    except ArgumentError:
+        known = False
+    if not known:
+        message = "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+        raise InvalidInput(f"OPENSLOTH_DATABASE_URL {message}", fields=[FieldError("OPENSLOTH_DATABASE_URL", message)])
     if parsed.get_backend_name() == "postgresql":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")

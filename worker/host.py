@@ -60,7 +60,7 @@ class Host:
             self._attempts.end(job_id, attempt, End("lost", "host_lost"))
         for thread in self._threads:
             thread.start()
-        log.info("host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
+        log.info("ready: host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
 
     def wake(self) -> None:
         """Look at the database now."""

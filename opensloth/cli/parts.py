@@ -40,10 +40,10 @@ def api_part(host: str, port: int) -> Part:
 
 
 def worker_part(grace_s: float) -> Part:
-    """The worker; ready when it has said so in its log. On SIGTERM its trainers save a checkpoint first."""
+    """The worker; ready when its log says so, with Redis or without. On SIGTERM its trainers save first."""
 
     def is_ready(process: Process) -> bool:
-        return any(line.rstrip().endswith(" ready.") for line in process.log_since_start().splitlines())
+        return any(" ready: host " in line for line in process.log_since_start().splitlines())
 
     return Part("worker", WORKER, is_ready, about="takes jobs", grace_s=grace_s)
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text, update
 from migrations.__main__ import config, upgrade
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.database import Base, Database, after_commit, db_now
-from opensloth.errors import Unavailable
+from opensloth.errors import InvalidInput, Unavailable
 from opensloth.services import Services
 from tests.support.jobs import submit
 
@@ -108,3 +108,9 @@ def test_two_migrate_a_new_database_at_once(tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     assert counts(Database(url))["jobs"] == 0
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://box/x", "oracle://x"])
+def test_a_url_of_no_known_database_is_refused_by_name(url: str) -> None:
+    with pytest.raises(InvalidInput, match="OPENSLOTH_DATABASE_URL must be"):
+        Database(url)
