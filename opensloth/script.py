@@ -74,7 +74,7 @@ def _imports(source: ScriptSource, method: MethodScript) -> str:
         "import json",
         "import math",
         "import random",
-        "from bisect import bisect_left, insort",
+        "from bisect import bisect_left, bisect_right, insort",
         "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
         "from dataclasses import dataclass",
         "from itertools import accumulate, pairwise",

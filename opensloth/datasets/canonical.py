@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,29 @@ class CanonicalRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each row; raises InvalidDataset for one that does not have the form of the others."""
+        rows, convert = self.raw()
+        for number, row in enumerate(rows, 1):
+            yield from convert([row], number)
+
+    def raw(self) -> tuple[Iterator[Row], Callable[[Sequence[Row], int], list[Any]]]:
+        """The rows as they are written, and what makes rows that are trained on of some of them.
+
+        The latter takes the number of the first as well, counted from 1, and raises as `__iter__` does; it may be
+        called in another process.
+        """
         rows = iter(self._rows)
         first = list(itertools.islice(rows, DETECT_ROWS))
         form = find_form(first, self._training_type, self._form)
-        for number, row in enumerate(itertools.chain(first, rows), 1):
-            if form is None:
-                yield dict(row)
-                continue
-            if self._checks and (problem := form.check(row)):
-                raise self._refusal(number, problem)
-            yield form.convert(row)
+        return itertools.chain(first, rows), partial(self._convert, form)
+
+    def _convert(self, form: Form | None, rows: Sequence[Row], number: int) -> list[dict[str, Any]]:
+        if form is None:
+            return [dict(row) for row in rows]
+        if self._checks:
+            for i, row in enumerate(rows):
+                if problem := form.check(row):
+                    raise self._refusal(number + i, problem)
+        return [form.convert(row) for row in rows]
 
     def _refusal(self, number: int, problem: Problem) -> InvalidDataset:
         name = getattr(self._rows, "name", "the dataset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -225,18 +226,25 @@ def _tokenize(rendered: list[Rendered], tokenizer: Any, special: bool) -> list[E
     )
     encoded = []
     for text, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-        labels = [IGNORE] * len(ids)
-        spans = iter(text.spans)
-        start, end = next(spans, (0, 0))
-        for i, (_, last) in enumerate(offsets):
-            while last > end and (span := next(spans, None)) is not None:
-                start, end = span
-            if start < last <= end and i:
-                labels[i] = ids[i]
+        labels = _labels(ids, [last for _, last in offsets], text.spans)
         if special and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
             ids, labels = ids[:-1], labels[:-1]  # the tokenizer added the end token a second time
-        encoded.append(Encoded(list(ids), labels))
+        encoded.append(Encoded(ids, labels))
     return encoded
+
+
+def _labels(ids: list[int], ends: list[int], spans: Sequence[Span]) -> list[int]:
+    """`ids` where a token ends (`ends`, in characters) within a span, the first token left out."""
+    labels = [IGNORE] * len(ids)
+    if ends == sorted(ends):
+        for start, end in spans:
+            inside = slice(bisect_right(ends, start), bisect_right(ends, end))
+            labels[inside] = ids[inside]
+    else:  # tokens that stand for no text, behind it, end at 0
+        for i, last in enumerate(ends):
+            if any(start < last <= end for start, end in spans):
+                labels[i] = ids[i]
+    return [IGNORE, *labels[1:]] if labels else labels
 
 
 def _tokenize_by_segment(rendered: Rendered, tokenizer: Any) -> Encoded:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
 
+from opensloth.datasets.canonical import CanonicalRows, FileRows
 from opensloth.datasets.encode import IGNORE
 from opensloth.datasets.prepare import prepare_dpo, prepare_sft, split_rows
 from opensloth.errors import InvalidDataset
@@ -122,3 +125,24 @@ def test_data_comes_as_rows_a_dataset_or_splits() -> None:
     assert [list(part) for part in split_rows(both) if part is not None] == [rows, rows]
     with pytest.raises(InvalidDataset, match="no `train`"):
         split_rows({"test": rows})
+
+
+def test_helpers_prepare_the_same_rows_in_the_same_order_as_one_process(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}", "output": "x" * (n % 9 + 1)} for n in range(1500)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two = (
+        prepare_sft(CanonicalRows(FileRows(path, "jsonl", path.name), "sft"), TOKENIZER, max_length=200, processes=n)
+        for n in (1, 2)
+    )
+    assert one.counts == two.counts
+    assert one.dataset.to_list() == two.dataset.to_list()
+
+
+def test_a_row_that_a_helper_refuses_is_named_with_its_file(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say", "output": "x"}] * 1300 + [{"instruction": "Say", "output": 5}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InvalidDataset, match=r"rows\.jsonl: row 1301: `output` must be text") as caught:
+        prepare_sft(CanonicalRows(FileRows(path, "jsonl", path.name), "sft"), TOKENIZER, max_length=200, processes=2)
+    assert caught.value.fields[0].row == 1301
