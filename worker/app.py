@@ -49,6 +49,7 @@ def _setup_logging(**_: Any) -> None:
 def _start(**_: Any) -> None:
     """Begin before Celery reaches its broker: jobs run without Redis too."""
     global _host
+    _setup_logging()  # Celery's own turn for it comes later
     try:
         _host = Host(Services.make(settings))
         _host.start()
