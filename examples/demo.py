@@ -110,7 +110,7 @@ def answers(adapters: dict[str, Path]) -> dict[str, list[str]]:
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     command = [sys.executable, str(here("answers.py")), MODEL, *(f"{name}={path}" for name, path in adapters.items())]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with console.status("Generating ..."):
         ran = subprocess.run(command, input=json.dumps(QUESTIONS), capture_output=True, text=True, env=environment)
     if ran.returncode != 0:

@@ -83,12 +83,14 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
 def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:
     """What tells the ranks which devices are theirs; CPU slots share the cores evenly.
 
-    Idle threads sleep instead of spinning: where trainers share cores, spinning made each step 3.4 times slower.
+    Where trainers share cores, their idle threads spin only briefly: spinning as long as usual made a step 3.4 times
+    slower there. Alone on the machine it is twice as fast as sleeping, so that one slot keeps the default.
     """
     if devices[0].kind == "cuda":
         return {"CUDA_VISIBLE_DEVICES": ",".join(device.id for device in devices)}
     threads = str(max(1, cores // max(1, slots)))
-    return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    shared = {"GOMP_SPINCOUNT": "10000"} if slots > 1 else {}
+    return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, **shared}
 
 
 def model_path(services: Services, choice: ModelChoice) -> str:

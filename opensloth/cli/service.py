@@ -103,9 +103,6 @@ def environment(options: Options, socket_path: Path | None) -> dict[str, str]:
     """What the parts get: our environment less the client's own key, with every setting that was chosen."""
     env = {name: value for name, value in os.environ.items() if name not in {"OPENSLOTH_API_KEY", "OPENSLOTH_BASE_URL"}}
     env["PYTHONUNBUFFERED"] = "1"
-    # Trainers' threads that spin while they wait for each other take the cores from whatever else runs: a token took
-    # twelve times as long on a busy machine of two cores.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     redis_url = options.redis_url
     if socket_path is not None and socket_path.parent != options.home / "valkey":
         redis_url = f"unix://{socket_path}"

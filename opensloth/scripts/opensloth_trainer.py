@@ -35,7 +35,6 @@ def setup_envs(opensloth_config: OpenSlothConfig, training_config: TrainingArgum
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("opensloth").setLevel(level)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow everything else on a shared CPU
     if "CUDA_VISIBLE_DEVICES" not in os.environ and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, opensloth_config.devices))
     asked = training_config.report_to or []
