@@ -41,9 +41,14 @@ def test_callbacks_run_after_the_commit_and_never_after_a_rollback(services: Ser
     with services.database.write() as session:
         after_commit(session, lambda: ran.append("committed"))
         assert ran == []
-    with pytest.raises(RuntimeError), services.database.write() as session:
-        after_commit(session, lambda: ran.append("rolled back"))
-        raise RuntimeError
+
+    def write_and_fail() -> None:
+        with services.database.write() as session:
+            after_commit(session, lambda: ran.append("rolled back"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     assert ran == ["committed"]
 
 

@@ -33,7 +33,8 @@ def test_a_failed_run_has_a_code_and_a_message(
     assert failure["code"] == code, failure
     assert in_message in failure["message"]
     assert failure["hint"]
-    assert "Error" in failure["detail"] or "InvalidDataset" in failure["detail"]
+    assert 'File "' in failure["detail"]
+    assert failure["detail"].rstrip().splitlines()[-1]
     assert not records(spec, "result")
 
 

@@ -39,9 +39,14 @@ def test_concurrent_writers_make_no_gap_and_no_double(services: Services) -> Non
 
 def test_a_rolled_back_append_uses_no_number_and_publishes_nothing(services: Services) -> None:
     job_id = submit(services)
-    with pytest.raises(RuntimeError), services.database.write() as session:
-        services.events.append(session, job_id, 1, [metric(1, 1.0)])
-        raise RuntimeError
+
+    def append_and_fail() -> None:
+        with services.database.write() as session:
+            services.events.append(session, job_id, 1, [metric(1, 1.0)])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        append_and_fail()
     append(services, job_id, 1, metric(2, 1.0))
     assert [event.data.get("step") for event in services.events.list(job_id)] == [None, 2]
     client = redis_client(services.settings.redis)
