@@ -18,6 +18,8 @@ class FileRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str] = mapped_column(index=True)
+    team: Mapped[str] = mapped_column(default="default", server_default="default")
+    """The owner's team when it came; its members see the file."""
     filename: Mapped[str]
     """As the client called it, without folders; never part of a path here."""
     purpose: Mapped[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opensloth.database import Base
@@ -34,6 +34,21 @@ class DeviceRow(Base):
     index: Mapped[int]
     name: Mapped[str]
     memory_bytes: Mapped[int]
+    used_bytes: Mapped[int | None]
+    """By all processes; None where nobody can tell."""
+    foreign_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """By processes that are not ours."""
+    utilization: Mapped[int | None]
+    """Per cent."""
+    temperature: Mapped[int | None]
+    """Degrees Celsius."""
+    processes: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    """[{"pid", "bytes", "job_id"}]; `job_id` is None for a process that is not ours."""
+    draining: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """An admin wants it empty: what runs goes on, nothing starts."""
+    quarantined: Mapped[str | None]
+    """Why it is out of service; None: it is not."""
+    quarantined_at: Mapped[float | None]
 
 
 class DeviceLeaseRow(Base):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from opensloth.database import Base
@@ -17,6 +17,7 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_queue", "state", "priority", "queued_at"),
         Index("ix_jobs_recent", "created_at", "id"),
+        Index("ix_jobs_team_recent", "team", "created_at", "id"),
         Index("ix_jobs_owner_recent", "owner", "created_at", "id"),
         Index("ix_jobs_state_recent", "state", "created_at", "id"),
     )
@@ -28,6 +29,8 @@ class JobRow(Base):
     """The job whose result an export is made from."""
     name: Mapped[str]
     owner: Mapped[str]
+    team: Mapped[str] = mapped_column(default="default", server_default="default")
+    """The owner's team when it was submitted; its members see the job."""
     state: Mapped[str]
     reason: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
@@ -39,7 +42,19 @@ class JobRow(Base):
 
     priority: Mapped[int]
     """Class rank: 0 low, 1 normal, 2 high, 3 urgent."""
+    own_rank: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Order among the owner's own jobs of one class, lowest first."""
     device_count: Mapped[int]
+    memory_bytes: Mapped[int | None]
+    """What it needs on each device, asked or estimated; None: not known, then it takes whole devices."""
+    exclusive: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It lets no other job onto its devices."""
+    shape: Mapped[str | None]
+    """What jobs of the same memory and speed have in common; see ShapeRow."""
+    expected_s: Mapped[float | None]
+    """How long it is expected to hold devices in all; None: nobody knows."""
+    promised_start: Mapped[float | None]
+    """The start that was expected at submission."""
     time_limit_s: Mapped[float | None]
     max_retries: Mapped[int]
     retries: Mapped[int] = mapped_column(default=0)
@@ -92,8 +107,16 @@ class AttemptRow(Base):
     host_id: Mapped[str]
     device_ids: Mapped[list[Any]]
     placed_at: Mapped[float]
+    first_step_at: Mapped[float | None]
+    """End of its first step."""
     ended_at: Mapped[float | None]
     outcome: Mapped[str | None]
+    promised_end: Mapped[float | None]
+    """It was let past a job in front of it because it said that it would be gone by then."""
+    memory_bytes: Mapped[int | None]
+    """What it was given on each device; None: whole devices."""
+    peak_bytes: Mapped[int | None]
+    """The most that a rank was seen to use on its device."""
     resumed_step: Mapped[int | None]
     """The step of the checkpoint it started from; points of earlier attempts beyond it are left out of metrics."""
     records_read: Mapped[int] = mapped_column(default=0)
@@ -127,3 +150,19 @@ class IdempotencyRow(Base):
     body_sha256: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
+
+
+class ShapeRow(Base):
+    """What ended jobs of one shape have needed; estimates of later ones learn from it."""
+
+    __tablename__ = "job_shapes"
+
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    peak_bytes: Mapped[int | None]
+    """The largest measured peak on one device."""
+    start_s: Mapped[float | None]
+    """From placement to the end of the first step, of the last job."""
+    step_s: Mapped[float | None]
+    """Mean seconds a step, of the last job."""
+    jobs: Mapped[int]
+    updated_at: Mapped[float]

@@ -20,6 +20,8 @@ class ModelRow(Base):
     status: Mapped[str]
     """`importing`, `ready` or `failed`."""
     owner: Mapped[str]
+    team: Mapped[str | None]
+    """The team that sees a result; None: everybody, as bases."""
     source: Mapped[str]
     """Where it came from: a directory, a GGUF file, a package, a hub id, or a job's id."""
     storage_key: Mapped[str | None]
