@@ -5,6 +5,8 @@ Revision: 0003, after: 0002
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -24,7 +26,7 @@ LIMITS = (
     ("device_hours", sa.Double(), True),
     ("max_bytes", sa.BigInteger(), True),
 )
-ADDED: dict[str, tuple[tuple[str, sa.types.TypeEngine[object], str | None], ...]] = {
+ADDED: dict[str, tuple[tuple[str, Any, str | None], ...]] = {
     "api_keys": (("scopes", sa.JSON(), None), ("last_used_at", sa.Double(), None)),
     "files": (("team", sa.String(), "default"),),
     "models": (("team", sa.String(), None),),

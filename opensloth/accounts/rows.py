@@ -9,7 +9,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from opensloth.database import Base
 
-
 DEFAULT_TEAM = "default"
 """The team of everybody whom no admin put into another one."""
 
@@ -55,7 +54,7 @@ class UserRow(_Limits, Base):
 
 
 class UsageRow(Base):
-    """Device-seconds of one user on one day (UTC), of attempts that have ended; fair share and monthly quotas read it."""
+    """Device-seconds of one user on one day (UTC), of ended attempts; fair share and monthly quotas read it."""
 
     __tablename__ = "usage"
 
