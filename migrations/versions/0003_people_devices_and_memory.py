@@ -19,7 +19,7 @@ NOW = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "EXTRACT(EPOCH FROM clock_timestamp())",
 }
-LIMITS = (
+LIMITS: tuple[tuple[str, Any, bool], ...] = (
     ("share", sa.Double(), False),
     ("max_devices", sa.BigInteger(), True),
     ("max_queued", sa.BigInteger(), True),
