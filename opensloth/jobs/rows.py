@@ -60,7 +60,7 @@ class JobRow(Base):
     retries: Mapped[int] = mapped_column(default=0)
     """Charged retries so far."""
     dataset_id: Mapped[str | None] = mapped_column(index=True)
-    """None for an export."""
+    """None for an export, and until a dataset of the hub is here."""
     eval_dataset_id: Mapped[str | None]
     model_id: Mapped[str] = mapped_column(index=True)
     """As posted: a registered model, a hub id or an earlier job's id."""
@@ -95,6 +95,17 @@ class DependencyRow(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     depends_on: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
+class PullWaitRow(Base):
+    """A job's `dataset` or `eval_dataset` is fetched from the hub; it waits until it is there."""
+
+    __tablename__ = "job_dataset_pulls"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    field: Mapped[str] = mapped_column(primary_key=True)
+    """`dataset` or `eval_dataset`."""
+    pull_id: Mapped[str] = mapped_column(ForeignKey("dataset_pulls.id"), index=True)
 
 
 class AttemptRow(Base):

@@ -24,8 +24,10 @@ class ModelRow(Base):
     """The team that sees a result; None: everybody, as bases."""
     source: Mapped[str]
     """Where it came from: a directory, a GGUF file, a package, a hub id, or a job's id."""
+    secret: Mapped[str | None]
+    """Name of the owner's secret that holds the token for a gated model of the hub."""
     storage_key: Mapped[str | None]
-    """The tree in storage; None for a hub id, which transformers loads itself."""
+    """The tree in storage; None until it is there."""
     base_id: Mapped[str | None]
     """What a result's adapter belongs to."""
     job_id: Mapped[str | None] = mapped_column(index=True)
