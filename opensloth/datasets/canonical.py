@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from opensloth.datasets.containers import Container
 from opensloth.datasets.forms import METHODS, Form, Row, choose_form, form_named
 from opensloth.datasets.messages import Problem
 from opensloth.datasets.prepared_cache import PreparedCache
+from opensloth.datasets.raw import Convert, NumberedRows
 from opensloth.datasets.readers import iter_rows
 from opensloth.datasets.report import DETECT_ROWS
 from opensloth.errors import FieldError, InvalidDataset
@@ -57,6 +58,7 @@ class CanonicalRows:
         self._form = form
         self._checks = isinstance(rows, FileRows)
         self.cache: PreparedCache | None = getattr(rows, "cache", None)
+        self.name: str | None = getattr(rows, "name", None)
 
     @property
     def fingerprint(self) -> str | None:
@@ -67,34 +69,31 @@ class CanonicalRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each row; raises InvalidDataset for one that does not have the form of the others."""
         rows, convert = self.raw()
-        for number, row in enumerate(rows, 1):
-            yield from convert([row], number)
+        for number, row in rows:
+            yield from convert([row], [number])
 
-    def raw(self) -> tuple[Iterator[Row], Callable[[Sequence[Row], int], list[Any]]]:
-        """The rows as they are written, and what makes rows that are trained on of some of them.
-
-        The latter takes the number of the first as well, counted from 1, and raises as `__iter__` does; it may be
-        called in another process.
-        """
+    def raw(self) -> tuple[NumberedRows, Convert]:
+        """The rows as they are written, and what makes rows that are trained on of some of them, or raises as here."""
         rows = iter(self._rows)
         first = list(itertools.islice(rows, DETECT_ROWS))
         form = find_form(first, self._training_type, self._form)
-        return itertools.chain(first, rows), partial(self._convert, form)
+        return enumerate(itertools.chain(first, rows), 1), partial(self._convert, form)
 
-    def _convert(self, form: Form | None, rows: Sequence[Row], number: int) -> list[dict[str, Any]]:
+    def _convert(self, form: Form | None, rows: Sequence[Row], numbers: Sequence[int]) -> list[dict[str, Any]]:
         if form is None:
             return [dict(row) for row in rows]
         if self._checks:
-            for i, row in enumerate(rows):
+            for number, row in zip(numbers, rows, strict=True):
                 if problem := form.check(row):
-                    raise self._refusal(number + i, problem)
+                    raise self._refusal(number, problem)
         return [form.convert(row) for row in rows]
 
     def _refusal(self, number: int, problem: Problem) -> InvalidDataset:
-        name = getattr(self._rows, "name", "the dataset")
         field = FieldError(f"dataset.rows[{number}].{problem.column or ''}", problem.message, "invalid_row", number)
         return InvalidDataset(
-            f"{name}: row {number}: {problem.message}", hint="correct the row and upload the file again", fields=[field]
+            f"{self.name}: row {number}: {problem.message}",
+            hint="correct the row and upload the file again",
+            fields=[field],
         )
 
 

@@ -217,34 +217,56 @@ def _tokenize(rendered: list[Rendered], tokenizer: Any, special: bool) -> list[E
         return []
     if not tokenizer.is_fast:
         return [_tokenize_by_segment(text, tokenizer) for text in rendered]
-    batch = tokenizer(
-        [text.text for text in rendered],
-        add_special_tokens=special,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    backend = _backend(tokenizer)
+    only_text = not special or not backend.num_special_tokens_to_add(False)
     encoded = []
-    for text, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
-        labels = _labels(ids, [last for _, last in offsets], text.spans)
+    for text, found in zip(
+        rendered, backend.encode_batch([text.text for text in rendered], add_special_tokens=special), strict=True
+    ):
+        ids = found.ids
+        trained = _trained_slices(text, found, len(ids)) if only_text else None
+        labels = _labels(ids, trained) if trained is not None else _labels_by_end(ids, found.offsets, text.spans)
         if special and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
             ids, labels = ids[:-1], labels[:-1]  # the tokenizer added the end token a second time
         encoded.append(Encoded(ids, labels))
     return encoded
 
 
-def _labels(ids: list[int], ends: list[int], spans: Sequence[Span]) -> list[int]:
-    """`ids` where a token ends (`ends`, in characters) within a span, the first token left out."""
+def _backend(tokenizer: Any) -> Any:
+    """The tokenizer itself, without the wrapper that makes a Python object of each offset; it cuts and pads nothing."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _trained_slices(text: Rendered, found: Any, tokens: int) -> list[slice] | None:
+    """Which tokens end within a span; None where a span's border lies in text that no token stands for."""
+    borders = [
+        found.char_to_token(border) if border < len(text.text) else tokens for span in text.spans for border in span
+    ]
+    if None in borders:
+        return None
+    return [slice(first, last) for first, last in zip(borders[::2], borders[1::2], strict=True)]
+
+
+def _labels(ids: list[int], trained: Sequence[slice]) -> list[int]:
     labels = [IGNORE] * len(ids)
+    for some in trained:
+        labels[some] = ids[some]
+    labels[:1] = [IGNORE] * len(labels[:1])
+    return labels
+
+
+def _labels_by_end(ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
+    """As `_labels`, by where each token ends, in characters; those that stand for no text, behind it, end at 0."""
+    ends = [last for _, last in offsets]
     if ends == sorted(ends):
-        for start, end in spans:
-            inside = slice(bisect_right(ends, start), bisect_right(ends, end))
-            labels[inside] = ids[inside]
-    else:  # tokens that stand for no text, behind it, end at 0
-        for i, last in enumerate(ends):
-            if any(start < last <= end for start, end in spans):
-                labels[i] = ids[i]
-    return [IGNORE, *labels[1:]] if labels else labels
+        return _labels(ids, [slice(bisect_right(ends, start), bisect_right(ends, end)) for start, end in spans])
+    inside = [any(start < last <= end for start, end in spans) for last in ends]
+    return [
+        IGNORE if not i or not trained else token for i, (token, trained) in enumerate(zip(ids, inside, strict=True))
+    ]
 
 
 def _tokenize_by_segment(rendered: Rendered, tokenizer: Any) -> Encoded:
@@ -266,9 +288,13 @@ def _ids(texts: list[str], special: list[bool], tokenizer: Any) -> list[list[int
         places = [i for i, wanted in enumerate(special) if wanted is flag]
         if not places:
             continue
-        batch = tokenizer(
-            [texts[i] for i in places], add_special_tokens=flag, return_attention_mask=False, verbose=False
-        )
-        for i, found in zip(places, batch["input_ids"], strict=True):
-            ids[i] = list(found)
+        for i, found in zip(places, _plain_ids([texts[i] for i in places], flag, tokenizer), strict=True):
+            ids[i] = found
     return ids
+
+
+def _plain_ids(texts: list[str], special: bool, tokenizer: Any) -> list[list[int]]:
+    if not tokenizer.is_fast:
+        batch = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
+        return [list(found) for found in batch["input_ids"]]
+    return [found.ids for found in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=special)]

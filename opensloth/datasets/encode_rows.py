@@ -9,16 +9,17 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from opensloth.datasets.canonical import CanonicalRows
 from opensloth.datasets.encode import Row
 from opensloth.datasets.prepared import DataCounts
+from opensloth.datasets.raw import NumberedRows, raw_rows
 from opensloth.errors import FieldError, InvalidDataset
 
 BATCH_ROWS = 256
@@ -28,8 +29,26 @@ MAX_PROCESSES = 16
 PR_SET_PDEATHSIG = 1
 
 Encode = Callable[[list[Row]], Iterable[Any]]
-Work = Callable[[list[Row], int], Iterable[Any]]
+Work = Callable[["Batch"], Iterable[Any]]
 _work: Work | None = None  # what the helpers do; they are forks of this process
+
+
+class RowRefused(ValueError):
+    """A row that can be tokenized and yet not be trained on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a source and their numbers in it."""
+
+    rows: list[Row]
+    numbers: list[int]
+    name: str | None
+
+    def one_by_one(self) -> Iterator[Batch]:
+        """A batch of each row."""
+        for row, number in zip(self.rows, self.numbers, strict=True):
+            yield Batch([row], [number], self.name)
 
 
 def encoded_rows(
@@ -37,27 +56,26 @@ def encoded_rows(
 ) -> Iterator[Any]:
     """What `encode` makes of the rows, in order; raises InvalidDataset naming a row that fails.
 
-    Rows that know a raw form are converted where they are encoded. At most a few batches are in memory. `processes` is
-    as many as there are cores for this process when not given.
+    Rows that know how they were written are converted where they are encoded. At most a few batches are in memory.
+    `processes` is as many as there are cores for this process when not given.
     """
-    source, convert = rows.raw() if isinstance(rows, CanonicalRows) else (iter(rows), _as_they_are)
+    source, convert = raw_rows(rows)
 
-    def work(batch: list[Row], number: int) -> Iterable[Any]:
-        return encode(convert(batch, number))
+    def work(batch: Batch) -> Iterable[Any]:
+        return encode(convert(batch.rows, batch.numbers))
 
-    batches = _batches(source)
+    batches = _batches(source, getattr(rows, "name", None))
     wanted = usable_processes() if processes is None else processes
-    for number, batch in islice(batches, ALONE_BATCHES if wanted > 1 else None):
-        yield from _finish(batch, partial(work, batch, number), work, counts)
+    for batch in islice(batches, ALONE_BATCHES if wanted > 1 else None):
+        yield from _finish(batch, partial(work, batch), work, counts)
     upcoming = next(batches, None)
     if upcoming is None:
         return
     with _helpers(work, wanted) as pool:
-        waiting: deque[tuple[list[Row], Future[Iterable[Any]]]] = deque()
+        waiting: deque[tuple[Batch, Future[Iterable[Any]]]] = deque()
         while upcoming is not None or waiting:
             while upcoming is not None and len(waiting) < 3 * wanted:
-                number, batch = upcoming
-                waiting.append((batch, pool.submit(_run, batch, number)))
+                waiting.append((upcoming, pool.submit(_run, upcoming)))
                 upcoming = next(batches, None)
             batch, future = waiting.popleft()
             yield from _finish(batch, future.result, work, counts)
@@ -72,37 +90,32 @@ def usable_processes() -> int:
     return max(1, min(MAX_PROCESSES, cores, int(told) if told.isdecimal() else cores))
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
-    """Batches, each with the number of its first row, from 1."""
-    number = 1
+def _batches(rows: NumberedRows, name: str | None) -> Iterator[Batch]:
     while batch := list(islice(rows, BATCH_ROWS)):
-        yield number, batch
-        number += len(batch)
+        yield Batch([row for _, row in batch], [number for number, _ in batch], name)
 
 
-def _as_they_are(rows: Sequence[Row], number: int) -> list[Any]:
-    return list(rows)
-
-
-def _finish(batch: list[Row], result: Callable[[], Iterable[Any]], work: Work, counts: DataCounts) -> Iterator[Any]:
+def _finish(batch: Batch, result: Callable[[], Iterable[Any]], work: Work, counts: DataCounts) -> Iterator[Any]:
     try:
         done = result()
     except BrokenProcessPool:
         raise
     except Exception:
-        done = list(_one_by_one(batch, work, counts.rows))
-    counts.rows += len(batch)
+        done = list(_one_by_one(batch, work))
+    counts.rows += len(batch.rows)
     yield from done
 
 
-def _one_by_one(batch: list[Row], work: Work, before: int) -> Iterator[Any]:
-    for number, row in enumerate(batch, before + 1):
+def _one_by_one(batch: Batch, work: Work) -> Iterator[Any]:
+    for single in batch.one_by_one():
         try:
-            yield from work([row], number)
+            yield from work(single)
         except InvalidDataset:
             raise
         except Exception as error:
-            message = f"row {number} cannot be tokenized: {error}"
+            number = single.numbers[0]
+            what = f"row {number}{'' if isinstance(error, RowRefused) else ' cannot be tokenized'}: {error}"
+            message = what if batch.name is None else f"{batch.name}: {what}"
             raise InvalidDataset(message, fields=[FieldError(f"rows[{number - 1}]", str(error), row=number)]) from error
 
 
@@ -124,6 +137,6 @@ def _begin(parent: int) -> None:
     gc.freeze()  # what the parent left need not be looked through, nor its memory be copied for that
 
 
-def _run(batch: list[Row], number: int) -> Iterable[Any]:
+def _run(batch: Batch) -> Iterable[Any]:
     assert _work is not None
-    return _work(batch, number)
+    return _work(batch)

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from opensloth.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -33,8 +36,6 @@ class LightTokenizer:
                 hint="save its tokenizer as a fast one; training works without",
             )
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         config = _read_json(folder / "tokenizer_config.json")
         named = {**_read_json(folder / "special_tokens_map.json"), **config}
         self._special = {name: _text(named[name]) for name in NAMES if named.get(name)}
@@ -59,15 +60,10 @@ class LightTokenizer:
         """The texts of all special tokens."""
         return list(dict.fromkeys([*(text for text in self._special.values() if text), *self._extra]))
 
-    def __call__(
-        self, texts: Sequence[str], add_special_tokens: bool = True, return_offsets_mapping: bool = False, **_: Any
-    ) -> dict[str, Any]:
-        """`input_ids` of each text and, if asked, `offset_mapping` in characters."""
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        batch: dict[str, Any] = {"input_ids": [encoding.ids for encoding in found]}
-        if return_offsets_mapping:
-            batch["offset_mapping"] = [encoding.offsets for encoding in found]
-        return batch
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """What turns text into ids, as in transformers' tokenizers."""
+        return self._tokenizer
 
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool, **options: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,11 @@ class Samples:
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> Samples:
         """The same rows as arrays."""
-        input_ids = np.array([token for row in encoded for token in row.input_ids], np.int32)
-        labels = np.array([label for row in encoded for label in row.labels], np.int32)
-        return cls(input_ids, labels, [len(row.input_ids) for row in encoded])
+        lengths = [len(row.input_ids) for row in encoded]
+        tokens = sum(lengths)
+        input_ids = np.fromiter(chain.from_iterable(row.input_ids for row in encoded), np.int32, tokens)
+        labels = np.fromiter(chain.from_iterable(row.labels for row in encoded), np.int32, tokens)
+        return cls(input_ids, labels, lengths)
 
     def __iter__(self) -> Iterator[Sample]:
         start = 0

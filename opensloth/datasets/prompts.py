@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from opensloth.datasets.encode import Row, encode_answers
-from opensloth.datasets.encode_rows import encoded_rows
+from opensloth.datasets.encode_rows import RowRefused, encoded_rows
 from opensloth.datasets.prepare import some_left
 from opensloth.datasets.prepared import DataCounts, Prepared, keep
 from opensloth.datasets.unpaired import WINDOW_ROWS
-from opensloth.errors import FieldError, InvalidDataset
 from opensloth.rewards import BoundReward
 
 
@@ -25,6 +24,7 @@ def prepare_grpo(
     max_prompt_length: int | None = None,
     filter_overlength: bool = True,
     split: str = "train",
+    processes: int | None = None,
 ) -> Prepared:
     """A column `row`: the prompt and what the rewards read, as JSON, so that a value keeps its type in every row.
 
@@ -34,14 +34,16 @@ def prepare_grpo(
     """
     counts = DataCounts(split)
 
-    def encode(batch: list[Row]) -> list[tuple[Row, int]]:
+    def encode(batch: list[Row]) -> list[tuple[str, int]]:
+        for row in batch:
+            _must_be_judged(row, rewards)
         lengths = [len(ids) for ids, _ in encode_answers(batch, tokenizer, ())]
-        return list(zip(batch, lengths, strict=True))
+        needed = [json.dumps(_needed(row, rewards), ensure_ascii=False, default=str) for row in batch]
+        return list(zip(needed, lengths, strict=True))
 
     def tables() -> Iterator[pa.Table]:
         kept: list[str] = []
-        for number, (row, length) in enumerate(encoded_rows(rows, encode, counts), 1):
-            _can_be_judged(row, number, rewards)
+        for row, length in encoded_rows(rows, encode, counts, processes):
             long = max_prompt_length is not None and length > max_prompt_length
             if long and filter_overlength:
                 counts.dropped += 1
@@ -50,7 +52,7 @@ def prepare_grpo(
             counts.truncated_prompts += long
             counts.kept += 1
             counts.tokens += min(length, max_prompt_length or length)
-            kept.append(json.dumps(_needed(row, rewards), ensure_ascii=False, default=str))
+            kept.append(row)
             if len(kept) == WINDOW_ROWS:
                 yield pa.table({"row": kept})
                 kept = []
@@ -59,9 +61,13 @@ def prepare_grpo(
             yield pa.table({"row": kept})
 
     options = {"method": "grpo", "max_prompt_length": max_prompt_length, "filter_overlength": filter_overlength}
-    return keep(
-        rows, tokenizer, counts, tables, options | {"rewards": [reward.spec.model_dump() for reward in rewards]}
-    )
+    return keep(rows, tokenizer, counts, tables, options | {"rewards": [_what_it_takes(reward) for reward in rewards]})
+
+
+def _what_it_takes(reward: BoundReward) -> list[Any]:
+    """Everything of a reward that decides which rows are kept and what of them; its weight does not."""
+    columns = [*reward.columns, *reward.reward.optional_columns(reward.params)]
+    return [reward.spec.name, reward.spec.params, columns, reward.reward.reads_all]
 
 
 def _needed(row: Row, rewards: Sequence[BoundReward]) -> dict[str, Any]:
@@ -73,10 +79,8 @@ def _needed(row: Row, rewards: Sequence[BoundReward]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name in columns}
 
 
-def _can_be_judged(row: Row, number: int, rewards: Sequence[BoundReward]) -> None:
+def _must_be_judged(row: Row, rewards: Sequence[BoundReward]) -> None:
     for reward in rewards:
         problem = reward.row_problem(row)
         if problem is not None:
-            raise InvalidDataset(
-                f"row {number}: {problem}", fields=[FieldError(f"rows[{number - 1}]", problem, row=number)]
-            )
+            raise RowRefused(problem)

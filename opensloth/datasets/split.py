@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from opensloth.datasets.raw import Convert, NumberedRows, raw_rows
+
 EVAL_NAMES = ("eval", "validation", "test")
 
 
@@ -31,16 +33,30 @@ class Part:
         source = getattr(self.rows, "fingerprint", None)
         return f"{source}:{self.share}:{self.seed}:{self.kept}" if source else None
 
+    @property
+    def name(self) -> str | None:
+        """The file's name; None for rows of no file."""
+        return getattr(self.rows, "name", None)
+
     def __iter__(self) -> Iterator[Any]:
+        rows, convert = self.raw()
+        for number, row in rows:
+            yield from convert([row], [number])
+
+    def raw(self) -> tuple[NumberedRows, Convert]:
+        """This part's rows as they are written, numbered as in the source, and what converts them."""
+        rows, convert = raw_rows(self.rows)
+        return self._own(rows), convert
+
+    def _own(self, rows: NumberedRows) -> NumberedRows:
         draws = _draws(self.share, self.seed)
         drawn = next(draws)
-        for number, row in enumerate(self.rows):
-            if number == drawn:
+        for place, numbered in enumerate(rows):
+            is_drawn = place == drawn
+            if is_drawn:
                 drawn = next(draws)
-                if self.kept:
-                    yield row
-            elif not self.kept:
-                yield row
+            if is_drawn is self.kept:
+                yield numbered
 
 
 def has_eval_rows(dataset: Any) -> bool:

@@ -23,6 +23,7 @@ def prepare_kto(
     max_prompt_length: int | None = None,
     filter_overlength: bool = True,
     split: str = "train",
+    processes: int | None = None,
 ) -> Prepared:
     """Columns `prompt_ids`, `completion_ids` and `label`, and `KL_completion_ids` for an evaluation.
 
@@ -34,7 +35,8 @@ def prepare_kto(
     def tables() -> Iterator[pa.Table]:
         kept: list[EncodedPair] = []
         labels: list[bool] = []
-        for encoded, label in encoded_rows(rows, lambda batch: encode_unpaired(batch, tokenizer), counts):
+        unpaired = encoded_rows(rows, lambda batch: encode_unpaired(batch, tokenizer), counts, processes)
+        for encoded, label in unpaired:
             cut = fit_pair(encoded, max_length, max_prompt_length, filter_overlength, counts)
             if cut is None:
                 continue

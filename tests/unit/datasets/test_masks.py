@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
-from opensloth.datasets.encode import IGNORE, encode_sft
+from opensloth.datasets.encode import IGNORE, Rendered, _tokenize, encode_sft
 from tests.support.tiny_model import CHAT_TEMPLATE, make_tokenizer
 
 CONVERSATION = [
@@ -169,6 +171,26 @@ def test_a_tokenizer_without_offsets_masks_the_same(monkeypatch: pytest.MonkeyPa
     expected = encode_sft([{"messages": CONVERSATION}, {"text": "abc"}], tokenizer, None)
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     assert encode_sft([{"messages": CONVERSATION}, {"text": "abc"}], tokenizer, None) == expected
+
+
+@pytest.mark.parametrize("trims", [False, True])
+def test_a_token_is_trained_on_where_its_last_character_lies_in_a_span(trims: bool) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trims)
+    source = random.Random(0)
+    texts = ["".join(source.choices("aQQ Z\nä你😀", k=30)) + "<|im_end|>" for _ in range(50)]
+    rendered = []
+    for text in texts:
+        borders = sorted(source.sample(range(len(text) + 1), 4))
+        rendered.append(Rendered(text, [(borders[0], borders[1]), (borders[2], borders[3])], special=False))
+    for text, encoded in zip(rendered, _tokenize(rendered, tokenizer, special=False), strict=True):
+        told = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+        assert encoded.input_ids == told["input_ids"]
+        expected = [
+            token if any(start < last <= end for start, end in text.spans) else IGNORE
+            for token, (_, last) in zip(told["input_ids"], told["offset_mapping"], strict=True)
+        ]
+        assert encoded.labels == [IGNORE, *expected[1:]]
 
 
 @pytest.mark.parametrize("name", sorted(QUICK))

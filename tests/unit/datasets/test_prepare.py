@@ -12,7 +12,10 @@ from datasets import Dataset, DatasetDict
 from opensloth.datasets.canonical import CanonicalRows, FileRows
 from opensloth.datasets.encode import IGNORE
 from opensloth.datasets.prepare import prepare_dpo, prepare_sft, split_rows
+from opensloth.datasets.prompts import prepare_grpo
+from opensloth.datasets.split import with_eval_split
 from opensloth.errors import InvalidDataset
+from opensloth.rewards import RewardPolicy, build_rewards
 from tests.support.tiny_model import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -146,3 +149,53 @@ def test_a_row_that_a_helper_refuses_is_named_with_its_file(tmp_path: Path) -> N
     with pytest.raises(InvalidDataset, match=r"rows\.jsonl: row 1301: `output` must be text") as caught:
         prepare_sft(CanonicalRows(FileRows(path, "jsonl", path.name), "sft"), TOKENIZER, max_length=200, processes=2)
     assert caught.value.fields[0].row == 1301
+
+
+def test_a_share_for_evaluation_is_drawn_from_the_file_and_converted_in_the_helpers(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}", "output": "x" * (n % 9 + 1)} for n in range(3000)]
+    path = write_jsonl(tmp_path, rows)
+    seen = []
+    for processes in (1, 2):
+        parts = with_eval_split(CanonicalRows(FileRows(path, "jsonl", path.name), "sft"), 0.4, seed=1)
+        seen.append(
+            {name: prepare_sft(part, TOKENIZER, max_length=200, processes=processes) for name, part in parts.items()}
+        )
+    one, two = seen
+    assert {name: part.counts.rows for name, part in one.items()} == {"train": 1800, "eval": 1200}
+    for name in ("train", "eval"):
+        assert one[name].counts == two[name].counts
+        assert one[name].dataset.to_list() == two[name].dataset.to_list()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_bad_row_of_a_share_is_named_by_its_number_in_the_file(tmp_path: Path, processes: int) -> None:
+    rows: list[dict[str, Any]] = [{"instruction": "Say", "output": "x"}] * 5000
+    rows[4001] = {"instruction": "Say", "output": 5}
+    path = write_jsonl(tmp_path, rows)
+    parts = with_eval_split(CanonicalRows(FileRows(path, "jsonl", path.name), "sft"), 0.5, seed=1)
+    refusals = []
+    for part in parts.values():
+        try:
+            prepare_sft(part, TOKENIZER, max_length=200, processes=processes)
+        except InvalidDataset as error:
+            refusals.append(error)
+    (refusal,) = refusals
+    assert refusal.message == "rows.jsonl: row 4002: `output` must be text and is a number"
+    assert refusal.fields[0].row == 4002
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_prompt_that_a_reward_cannot_judge_is_named_with_its_file(tmp_path: Path, processes: int) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "How?", "answer": "so"}] * 1500
+    rows[1400] = {"prompt": "How?", "answer": None}
+    path = write_jsonl(tmp_path, rows)
+    rewards = build_rewards(["exact_match"], RewardPolicy())
+    source = CanonicalRows(FileRows(path, "jsonl", path.name), "grpo")
+    with pytest.raises(InvalidDataset, match=r"^rows\.jsonl: row 1401: reward 'exact_match' needs column `answer`"):
+        prepare_grpo(source, TOKENIZER, rewards, processes=processes)
+
+
+def write_jsonl(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

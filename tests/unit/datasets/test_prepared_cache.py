@@ -13,6 +13,8 @@ from opensloth.datasets.canonical import CanonicalRows, FileRows
 from opensloth.datasets.prepare import prepare_dpo, prepare_sft
 from opensloth.datasets.prepared import Prepared
 from opensloth.datasets.prepared_cache import DATA, PreparedCache, tokenizer_fingerprint
+from opensloth.datasets.prompts import prepare_grpo
+from opensloth.rewards import RewardPolicy, build_rewards
 from tests.support.tiny_model import CHAT_TEMPLATE, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -52,6 +54,24 @@ def test_other_lengths_options_templates_and_methods_are_prepared_on_their_own(d
     assert tokenizer_fingerprint(other) != tokenizer_fingerprint(TOKENIZER)
     TOKENIZER(["a"], truncation=True, max_length=2)  # leaves a trace in the tokenizer
     assert tokenizer_fingerprint(make_tokenizer()) == tokenizer_fingerprint(TOKENIZER)
+
+
+def test_prompts_are_prepared_anew_for_rewards_that_read_other_columns_and_not_for_other_weights(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "How?", "answer": "4", "result": str(n)}) + "\n" for n in range(9)))
+    cache = PreparedCache(tmp_path / "cache")
+
+    def prompts(weight: float, **params) -> Prepared:
+        rewards = build_rewards([{"name": "exact_match", "weight": weight, "params": params}], RewardPolicy())
+        rows = CanonicalRows(FileRows(path, "jsonl", path.name, "a-hash", cache), "grpo")
+        return prepare_grpo(rows, TOKENIZER, rewards, max_prompt_length=64)
+
+    first = prompts(1.0)
+    again = prompts(2.0)
+    other = prompts(1.0, column="result")
+    assert [found.counts.reused for found in (first, again, other)] == [False, True, False]
+    assert again.dataset.to_list() == first.dataset.to_list()
+    assert json.loads(other.dataset[8]["row"]) == {"prompt": "How?", "result": "8"}
 
 
 def test_a_damaged_entry_is_made_anew(data, tmp_path):
