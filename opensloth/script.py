@@ -8,23 +8,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
-from opensloth.script_parts.methods import PACKAGE, MethodScript, method_script
-from opensloth.script_parts.source import body
+from opensloth.script_parts.carry import Carried
+from opensloth.script_parts.data import IMPORTS as DATA_IMPORTS
+from opensloth.script_parts.data import DataFile, DataSource, data_source
+from opensloth.script_parts.imports import bound, import_block, outside_packages
+from opensloth.script_parts.methods import MethodScript, method_script
+from opensloth.script_parts.source import defined_in
 
-READERS = {
-    "jsonl": "[json.loads(line) for line in open(path, encoding='utf-8-sig') if line.strip()]",
-    "json": "json.load(open(path, encoding='utf-8-sig'))",
-    "csv": "list(csv.DictReader(open(path, encoding='utf-8-sig', newline='')))",
-    "parquet": "pyarrow.parquet.read_table(path).to_pylist()",
-}
+IMPORTS = (
+    *DATA_IMPORTS,
+    "import argparse",
+    "import math",
+    "import re",
+    "import signal",
+    "from collections.abc import Callable",
+    "from itertools import takewhile",
+    "from pathlib import Path",
+    "from typing import Any",
+    "import peft",
+    "import torch",
+    "from datasets import Dataset",
+    "from transformers import AutoModelForCausalLM",
+    "from transformers import AutoTokenizer",
+    "from transformers import BitsAndBytesConfig",
+    "from transformers import EarlyStoppingCallback",
+)
+"""What some script uses of other packages; each gets what it uses."""
+VERSIONS = {"transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5", "unsloth": "2026.10.9"}
+PACKAGES = {"math_verify": "math-verify"}
+"""Packages that are imported by another name."""
+
+SPLIT = '''def split_off(rows: list, share: float, seed: int) -> tuple:
+    """The rows that are trained on, and those that are kept for evaluation."""
+    drawn = set(takewhile(lambda place: place < len(rows), _draws(share, seed)))
+    kept = [row for place, row in enumerate(rows) if place in drawn]
+    return [row for place, row in enumerate(rows) if place not in drawn], kept'''
 
 
 @dataclass(frozen=True)
 class ScriptSource:
     """What a script is made from: a job's resolved config, and the names that its defaults show.
 
-    `base` is a hub id or directory, `adapter` a directory of the adapter that training goes on from, `data` and
-    `eval_data` files in `container`. `world_size` processes become accumulation on one.
+    `base` is a hub id or directory, `adapter` a directory of the adapter that training goes on from. `world_size`
+    processes become accumulation on one.
     """
 
     title: str
@@ -33,83 +59,59 @@ class ScriptSource:
     engine: str
     device: str
     base: str
-    data: str
-    container: str = "jsonl"
+    data: DataFile
     adapter: str | None = None
-    eval_data: str | None = None
-    eval_container: str = "jsonl"
+    eval_data: DataFile | None = None
     world_size: int = 1
 
 
 def render_script(source: ScriptSource) -> str:
     """The script's text; `python SCRIPT --model DIR --data FILE` runs it."""
     method = method_script(source.opensloth_config, _arguments(source), source.device)
-    parts = [
-        _head(source),
-        _imports(source, method),
-        _carried(source, method),
-        _read(source),
-        "\n\n\n".join(filter(None, [method.prepare, method.after])),
+    data = data_source(source.opensloth_config.training_type, source.data, source.eval_data)
+    own = [
+        *([SPLIT] if _splits(source) else []),
+        method.prepare,
+        *filter(None, [method.after]),
         _model(source, method),
         _main(source, method),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
-
-
-def _head(source: ScriptSource) -> str:
-    title = re.sub(r"[^\w .:/+-]", "?", source.title)
-    packages = "torch transformers==5.17.0 trl==1.14.2 peft==0.21.2 datasets==4.8.5"
+    own_code = "\n\n\n".join(part.strip("\n") for part in [data.source, *own])
+    carried = _carried(source, method, data, own_code)
+    code = f"{carried.source}\n\n\n{own_code}"
+    imports = import_block(code, [*IMPORTS, *method.imports, *carried.imports])
+    first = "from __future__ import annotations\n\n"
     if source.engine == "unsloth":
-        packages += " unsloth==2026.10.9"
+        first += "from unsloth import FastLanguageModel  # before transformers, TRL and PEFT\n\n"
+    whole = f"{first}{imports}\n\n{code}\n"
+    return f"{_head(source, outside_packages(whole))}\n\n{whole}"
+
+
+def _head(source: ScriptSource, modules: set[str]) -> str:
+    title = re.sub(r"[^\w .:/+-]", "?", source.title)
+    names = ["torch", "transformers", "trl", "peft", "datasets"]
+    names += sorted(modules - {*names, "accelerate", "pyarrow"})
+    packages = " ".join(
+        PACKAGES.get(name, name) + (f"=={VERSIONS[name]}" if name in VERSIONS else "") for name in names
+    )
     return f'''"""{title}: {source.opensloth_config.training_type} by plain TRL, with the losses of the job.
 
 pip install {packages}
 """'''
 
 
-def _imports(source: ScriptSource, method: MethodScript) -> str:
-    lines = [
-        "import argparse",
-        "import csv",
-        "import json",
-        "import math",
-        "import random",
-        "from bisect import bisect_left, bisect_right, insort",
-        "from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence",
-        "from dataclasses import dataclass",
-        "from itertools import accumulate, pairwise",
-        "from typing import Any",
-        "import peft",
-        "import torch",
-        "from datasets import Dataset",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback",
-        *method.imports,
-    ]
-    if "parquet" in (source.container, source.eval_container):
-        lines.append("import pyarrow.parquet")
-    first = ["from __future__ import annotations"]
-    if source.engine == "unsloth":
-        first.append("from unsloth import FastLanguageModel  # before transformers, TRL and PEFT")
-    return "\n".join([*first, *dict.fromkeys(lines)])
-
-
-def _carried(source: ScriptSource, method: MethodScript) -> str:
-    """Our own functions, as they are, without their imports."""
-    names = [*method.carried, *(["datasets/split.py"] if _splits(source) else [])]
-    sources = [body(PACKAGE / name) for name in names]
-    return "# What is trained on: as OpenSloth does it.\n\n" + "\n\n\n".join(sources)
+def _carried(source: ScriptSource, method: MethodScript, data: DataSource, own_code: str) -> Carried:
+    """Our own functions, as they are, beside the script's own code."""
+    roots = [*data.roots, *method.roots]
+    if _splits(source):
+        roots.append(("opensloth.datasets.split", "_draws"))
+    reserved = {bound(statement) for statement in (*IMPORTS, *method.imports)} | defined_in(own_code)
+    return Carried(roots, reserved, method.replaced, method.also)
 
 
 def _splits(source: ScriptSource) -> bool:
     """Whether a share of the training rows is kept for evaluation."""
     return source.opensloth_config.eval_split is not None and source.eval_data is None
-
-
-def _read(source: ScriptSource) -> str:
-    lines = [f"def read_rows(path: str) -> list:\n    return {READERS[source.container]}"]
-    if source.eval_data is not None:
-        lines.append(f"def read_eval_rows(path: str) -> list:\n    return {READERS[source.eval_container]}")
-    return "\n\n\n".join(lines)
 
 
 def _model(source: ScriptSource, method: MethodScript) -> str:
@@ -197,15 +199,16 @@ def _arguments(source: ScriptSource) -> TrainingArguments:
 
 def _main(source: ScriptSource, method: MethodScript) -> str:
     config = source.opensloth_config
-    extra, before = list(method.options), list(method.before)
+    extra, first, before = list(method.options), list(method.first), list(method.before)
     rows = "read_rows(options.data)"
     if source.eval_data is not None:
         extra.append('eval_dataset=prepare(read_eval_rows(options.eval_data), tokenizer, "eval"),')
     elif _splits(source):
         seed = source.training_args.data_seed
-        drawn = f"rows, {config.eval_split}, {source.training_args.seed if seed is None else seed}"
-        extra.append(f'eval_dataset=prepare(list(Part({drawn}, kept=True)), tokenizer, "eval"),')
-        rows = f"list(Part({drawn}, kept=False))"
+        drawn = f"{config.eval_split}, {source.training_args.seed if seed is None else seed}"
+        first.append(f"train_rows, eval_rows = split_off({rows}, {drawn})")
+        extra.append('eval_dataset=prepare(eval_rows, tokenizer, "eval"),')
+        rows = "train_rows"
     if config.early_stopping_patience is not None:
         patience = f"{config.early_stopping_patience}, {config.early_stopping_threshold}"
         extra.append(f"callbacks=[EarlyStoppingCallback({patience})],")
@@ -213,11 +216,10 @@ def _main(source: ScriptSource, method: MethodScript) -> str:
         extra.append("peft_config=lora(),")
         assert config.lora_args is not None
         before.append(f"torch.manual_seed({config.lora_args.random_state})")
-    read = "    rows = read_rows(options.data)\n" if _splits(source) else ""
-    lines = "".join(f"    {line}\n" for line in before)
-    more = "".join(f"        {line}\n" for line in extra)
-    evaluation = source.eval_data is not None
-    eval_option = f'    parser.add_argument("--eval-data", default={source.eval_data!r})\n' if evaluation else ""
+    flags = [f'parser.add_argument("--data", default={source.data.name!r})']
+    if source.eval_data is not None:
+        flags.append(f'parser.add_argument("--eval-data", default={source.eval_data.name!r})')
+    flags += method.flags
     return f"""ARGUMENTS = {_literal(method.values, 0)}
 
 
@@ -225,24 +227,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default={source.base!r}, help="hub id or directory")
     parser.add_argument("--adapter", default={source.adapter!r}, help="directory of the adapter to go on from")
-    parser.add_argument("--data", default={source.data!r})
-{eval_option}    parser.add_argument("--output", default="output")
+{_indented(flags)}    parser.add_argument("--output", default="output")
     options = parser.parse_args()
     model, tokenizer = load(options.model, options.adapter)
     arguments = {method.config_class}(**ARGUMENTS | {{"output_dir": options.output}})
-{read}    train_dataset = prepare({rows}, tokenizer)
-{lines}    trainer = {method.trainer_class}(
+{_indented(first)}    train_dataset = prepare({rows}, tokenizer)
+{_indented(before)}    trainer = {method.trainer_class}(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
         processing_class=tokenizer,
-{more}    )
+{_indented(extra, 8)}    )
     trainer.train()
     trainer.save_model(options.output)
 
 
 if __name__ == "__main__":
     main()"""
+
+
+def _indented(lines: list[str], by: int = 4) -> str:
+    return "".join(f"{' ' * by}{line}\n" for line in lines)
 
 
 def _literal(value: dict[str, Any], indent: int = 4) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from opensloth.database import Database
-from opensloth.datasets.rows import FileRow
+from opensloth.datasets.report import CHECK_VERSION, FileCheck
+from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.errors import Conflict, InvalidInput, NotFound
 from opensloth.jobs.inputs import SECTION
 from opensloth.jobs.rows import JobRow
 from opensloth.models.registry import ModelChoice, ModelRegistry
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
 from opensloth.script import ScriptSource, render_script
+from opensloth.script_parts.data import DataFile
+from opensloth.script_parts.methods import METHODS
 
 
 def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
@@ -27,9 +30,15 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
                 "the job is not resolved yet", code="not_resolved", hint="ask again once a worker has started it"
             )
         config = OpenSlothConfig.model_validate(job.resolved["opensloth_config"])
+        if config.training_type not in METHODS:
+            raise Conflict(
+                f"the method {config.training_type!r} comes from a plugin, of which there is no script",
+                code="no_script",
+                hint="the plugin's own code is what trains",
+            )
         choice = _choice(session, models, job.model_id, config.pretrained_lora)
-        data = _file(session, job.dataset_id or "")
-        evaluation = _file(session, job.eval_dataset_id) if job.eval_dataset_id else None
+        data = _file(session, job.dataset_id or "", config)
+        evaluation = _file(session, job.eval_dataset_id, config) if job.eval_dataset_id else None
     source = ScriptSource(
         title=f"{job.id} {job.name}".strip(),
         opensloth_config=config,
@@ -38,10 +47,8 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
         device=job.resolved["device"],
         base=choice.hub_id or choice.base_id,
         adapter="adapter" if choice.adapter_key else None,
-        data=data[0],
-        container=data[1],
-        eval_data=evaluation[0] if evaluation else None,
-        eval_container=evaluation[1] if evaluation else "jsonl",
+        data=data,
+        eval_data=evaluation,
         world_size=job.device_count,
     )
     return render_script(source)
@@ -55,7 +62,18 @@ def _choice(session: Session, models: ModelRegistry, name: str, adapter: str | N
         return ModelChoice(base_id=name)
 
 
-def _file(session: Session, file_id: str) -> tuple[str, str]:
-    """Name and container of a dataset; of one that was deleted since, its id."""
+def _file(session: Session, file_id: str, config: OpenSlothConfig) -> DataFile:
+    """Name, container and form of a dataset; of one that was deleted since, its id."""
     row = session.get(FileRow, file_id)
-    return (row.filename, row.container) if row is not None else (f"{file_id}.jsonl", "jsonl")
+    if row is None:
+        return DataFile(f"{file_id}.jsonl", form=config.dataset_form)
+    return DataFile(row.filename, row.container, config.dataset_form or _checked_form(session, row, config))
+
+
+def _checked_form(session: Session, row: FileRow, config: OpenSlothConfig) -> str | None:
+    """The form in which the check of the file found it to serve the method, as training takes it; None if unknown."""
+    found = session.get(FileCheckRow, row.sha256)
+    if found is None or found.version != CHECK_VERSION:
+        return None
+    method = FileCheck.model_validate(found.check).methods.get(config.training_type)
+    return method.form if method else None

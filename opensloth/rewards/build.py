@@ -95,9 +95,13 @@ def _bind(given: Any, index: int, taken: set[str], policy: RewardPolicy, path: s
     if isinstance(params, http.HttpParams) and params.url not in policy.urls:
         message = "this URL is not among those that the administrator allows for rewards (OPENSLOTH_REWARD_URLS)"
         raise InvalidInput(message, fields=[FieldError(f"{path}.params.url", message, "url_not_allowed")])
-    base = re.sub(r"[^\w.-]", "_", spec.name)
-    label = next(name for name in (base, *(f"{base}_{n}" for n in range(2, MAX_REWARDS + 2))) if name not in taken)
-    return BoundReward(index, label, spec.weight, spec, params, reward)
+    return BoundReward(index, unique_label(spec.name, taken), spec.weight, spec, params, reward)
+
+
+def unique_label(name: str, taken: Collection[str]) -> str:
+    """What a reward is called in metrics: its name, with a number behind it where another one has that."""
+    base = re.sub(r"[^\w.-]", "_", name)
+    return next(label for label in (base, *(f"{base}_{n}" for n in range(2, MAX_REWARDS + 2))) if label not in taken)
 
 
 def _find(spec: RewardSpec, policy: RewardPolicy, path: str) -> Reward[Any]:

@@ -55,7 +55,7 @@ def run_tests(code: str, tests: list[str], limits: Limits, *, setup: str = "") -
 
     Everything that the code started is gone when this returns, within `limits.timeout_s` and the time to set up.
     """
-    command = [_python(), "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("sandbox_main.py")), _mount_point()]
+    command = [_python(), "-I", "-S", "-X", "utf8", *program(), _mount_point()]
     given = b"".join(
         len(part).to_bytes(LENGTH, "big") + part
         for part in (json.dumps(value).encode() for value in (asdict(limits), [setup, code], tests))
@@ -82,6 +82,11 @@ def run_tests(code: str, tests: list[str], limits: Limits, *, setup: str = "") -
             if pipe is not None:
                 pipe.close()
     return _outcome(output, errors, len(tests))
+
+
+def program() -> list[str]:
+    """The inside of the sandbox, as Python's arguments; a bare script has its own, with the text in it."""
+    return [str(Path(__file__).with_name("sandbox_main.py"))]
 
 
 def _outcome(output: bytes, errors: bytes, count: int) -> Outcome:

@@ -2,112 +2,126 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from opensloth.method_args import RewardSpec
-from opensloth.rewards.build import build_rewards  # noqa: F401 - registers what is built in
-from opensloth.rewards.registry import reward_map
-from opensloth.script_parts.source import body, imports
+from opensloth.rewards.build import unique_label
+from opensloth.rewards.files import PREFIX
+from opensloth.rewards.registry import Reward, reward_map
+from opensloth.script_parts.carry import Name
+from opensloth.script_parts.source import file_text
 
-STOOD_IN = ("spec", "registry", "failures")
-"""Modules of `opensloth.rewards` of which a script has a short form of its own."""
-NOT_CARRIED = ("http", "code_tests")
-"""Rewards that are no pure function: a team's service, and code that only a sandbox should run."""
+SANDBOX: Name = ("opensloth.rewards.sandbox", "program")
+FAILURES = "opensloth.rewards.failures"
 
-FRAME = """class RowProblem(Exception):
-    pass
+CALL = '''def reward(
+    label: str, score: Callable, params: Any, each_s: float | None = None, late_is_zero: bool = False
+) -> Callable:
+    """A function of answers and their rows that gives finite scores; `each_s` seconds are for one answer."""
 
+    def scores(answers: list, rows: list) -> list:
+        found = score(params, answers, rows) if each_s is None else list(map(one, answers, rows))
+        if len(found) != len(answers) or not all(math.isfinite(value) for value in found):
+            raise ValueError(f"the reward {label} gave {found} for {len(answers)} answers")
+        return [float(value) for value in found]
 
-class ItemHopeless(Exception):
-    pass
-
-
-class Params(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Reward:
-    def __init__(self, **fields: Any) -> None:
-        self.__dict__.update(fields)
-
-    def __class_getitem__(cls, _: Any) -> type:
-        return cls
-
-
-reward_map: dict[str, Reward] = {}
-Column = str
-
-
-def register_reward(reward: Reward) -> Reward:
-    reward_map[reward.name] = reward
-    return reward"""
-
-CALL = """def reward_function(name: str, label: str, params: dict) -> Callable:
-    reward = reward_map[name]
-    given = reward.params.model_validate(params)
-
-    def score(prompts: list, completions: list, completion_ids: list | None = None, **columns: Any) -> list:
-        rows = [{"prompt": prompt, "completion_tokens": len(ids)} for prompt, ids in zip(prompts, completion_ids)]
-        for column, values in columns.items():
-            if isinstance(values, list) and len(values) == len(rows):
-                for row, value in zip(rows, values):
-                    row[column] = value
-        texts = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in completions]
-        return [one(text, row) for text, row in zip(texts, rows)]
-
-    def one(text: str, row: dict) -> float:
+    def one(answer: str, row: dict) -> float:
+        signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, each_s or 0)
         try:
-            return float(reward.score(given, [text], [row])[0])
+            return score(params, [answer], [row])[0]
         except ItemHopeless:
             return 0.0
+        except (MemoryError, RecursionError, Late):
+            if late_is_zero:
+                return 0.0
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
-    score.__name__ = label
-    return score"""
+    def late(*_: Any) -> None:
+        raise Late(f"the reward {label} took more than {each_s} s on one answer")
+
+    scores.__name__ = label
+    return scores
+
+
+class Late(BaseException):
+    """An answer took too long; no `except Exception` of a library stops it."""'''
+
+FILE = '''def from_file(folder: str, name: str) -> Callable:
+    """The reward that NAME.py in `folder` defines, a copy of the file in the server's rewards folder."""
+    path = Path(folder) / f"{name}.py"
+    if not path.is_file():
+        raise SystemExit(f"the job was rewarded by {name}.py of its server; put a copy of it into {path.parent} "
+                         "or name its folder with --rewards-dir")
+    names: dict = {"__name__": f"reward_{name}", "__file__": str(path)}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    return lambda params, answers, rows: names["reward"](list(answers), [dict(row) for row in rows], **params)'''
+
+MISSING = '''def missing(name: str) -> Callable:
+    """Stands for a reward whose source the server does not have any more."""
+
+    def score(answers: list, rows: list) -> list:
+        raise NotImplementedError(f"write the reward {name} here: a float for each answer")
+
+    score.__name__ = re.sub(r"\\W", "_", name)
+    return score'''
 
 
 @dataclass(frozen=True)
 class RewardSource:
-    """Source that defines `REWARDS`, and the imports that it needs."""
+    """Source that defines `rewards(folder)`, what it needs, and whether `folder` says where rewards files are."""
 
     source: str
-    imports: tuple[str, ...]
+    roots: tuple[Name, ...]
+    replaced: dict[Name, str]
+    also: tuple[str, ...]
+    uses_files: bool
 
 
 def render_rewards(specs: Sequence[RewardSpec]) -> RewardSource:
-    """The functions for TRL, in order; one that is not carried says in its place what is to be written there."""
-    parts, needed, entries = [FRAME], ["from pydantic import BaseModel, ConfigDict"], []
-    seen: set[str] = set(STOOD_IN)
+    """The functions for TRL, in order; a reward that is not known any more is left to be written."""
+    roots: list[Name] = [(FAILURES, "ItemHopeless")]
+    parts, lines, labels = [CALL], [], set[str]()
     for spec in specs:
-        name = spec.name
-        module = reward_map[name].score.__module__.rpartition(".")[2] if name in reward_map else None
-        if module is None or module in NOT_CARRIED:
-            entries.append(f"missing({name!r})")
-            continue
-        _carry(module, seen, parts, needed)
-        entries.append(f"reward_function({name!r}, {name!r}, {spec.params!r})")
-    missing = """def missing(name: str) -> Callable:
-    def score(prompts: list, completions: list, **columns: Any) -> list:
-        raise NotImplementedError(f"write the reward {name} here: a float for each completion")
+        label = unique_label(spec.name, labels)
+        labels.add(label)
+        if spec.name.startswith(PREFIX):
+            parts.append(FILE)
+            name = spec.name.removeprefix(PREFIX)
+            lines.append(f"reward({label!r}, from_file(folder, {name!r}), {spec.params!r})")
+        elif spec.name in reward_map:
+            entry = reward_map[spec.name]
+            roots += _roots(entry, spec.params)
+            lines.append(_line(label, entry, spec.params))
+        else:
+            parts.append(MISSING)
+            lines.append(f"missing({spec.name!r})")
+    replaced = {}
+    if any(spec.name == "code_tests" for spec in specs):
+        parts.append(f"SANDBOX = r'''{file_text('opensloth.rewards.sandbox_main')}'''")
+        replaced[SANDBOX] = 'def program() -> list[str]:\n    """What Python runs."""\n    return ["-c", SANDBOX]'
+    body = "".join(f"        {line},\n" for line in lines)
+    made = f'def rewards(folder: str) -> list:\n    """What judges the answers, in order."""\n    return [\n{body}    ]'
+    also = tuple({module for module, _ in roots if module.partition(".")[0] != "opensloth"})
+    uses_files = FILE in parts
+    return RewardSource(
+        "\n\n\n".join([*dict.fromkeys(parts), made]), tuple(dict.fromkeys(roots)), replaced, also, uses_files
+    )
 
-    return score"""
-    source = "\n\n\n".join([*parts, CALL, missing, "REWARDS = [" + ", ".join(entries) + "]"])
-    return RewardSource(source, tuple(dict.fromkeys(needed)))
+
+def _roots(entry: Reward[Any], params: Any) -> list[Name]:
+    """Of a reward its function and the class of its parameters."""
+    used: list[Any] = [entry.score, entry.params]
+    return [(str(some.__module__), str(some.__name__)) for some in used]
 
 
-def _carry(module: str, seen: set[str], parts: list[str], needed: list[str]) -> None:
-    if module in seen:
-        return
-    seen.add(module)
-    found = importlib.util.find_spec(f"opensloth.rewards.{module}")
-    assert found is not None
-    assert found.origin is not None
-    file = Path(found.origin)
-    outside, inside = imports(file)
-    for name in inside:
-        if name.startswith("opensloth.rewards."):
-            _carry(name.rpartition(".")[2], seen, parts, needed)
-    needed += outside
-    parts.append(body(file))
+def _line(label: str, entry: Reward[Any], params: dict[str, Any]) -> str:
+    given = f"{entry.params.__name__}.model_validate({params!r})"
+    each = ""
+    if entry.item_timeout_s is not None:
+        each = f", each_s={entry.item_timeout_s}" + (", late_is_zero=True" if entry.hopeless_is_zero else "")
+    return f"reward({label!r}, {entry.score.__name__}, {given}{each})"

@@ -173,6 +173,12 @@ class TrainerHost:
         process.start()
         return process
 
+    def call(self, function: Any, *arguments: Any) -> Any:
+        """A running process that calls `function`."""
+        process = self._context.Process(target=function, args=arguments)
+        process.start()
+        return process
+
     def run(self, spec: RunSpec, signal: Signal | None = None, timeout_s: float = 120) -> int:
         """Runs all ranks to their end; returns the exit code of rank 0 (negative for a signal)."""
         processes = [self.start(spec, rank, signal) for rank in range(spec.world_size)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from opensloth.script import ScriptSource, render_script
 from opensloth.storage import Storage
 from opensloth.training.run_spec import RunSpec
-from tests.support.training import TrainerHost, curve, dpo_rows, grpo_rows, kto_rows, log, make_run
+from tests.support.scripts import Logged, logged, run_script, write_script
+from tests.support.training import TrainerHost, dpo_rows, grpo_rows, kto_rows, log, make_run
 
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"config": {"lora_args": {"r": 4, "lora_dropout": 0.1}}},
@@ -61,20 +60,31 @@ def test_the_script_gives_the_losses_of_the_job(
         assert trainers.run(before) == 0, log(before)
         options["adapter"] = str(Storage(before.storage_url).local_path(before.artifact_key))
     job = make_run(tmp_path, tiny_model, **options)
-    assert trainers.run(job) == 0, log(job)
+    assert_same(job, trainers, tmp_path)
 
-    got = _losses_of_script(job, tmp_path)
-    expected = curve(job)
-    assert got.keys() == expected.keys()
-    for step, values in expected.items():
-        assert got[step] == pytest.approx(values, rel=1e-5), f"step {step}"
+
+def assert_same(
+    job: RunSpec, trainers: TrainerHost, folder: Path, form: str | None = None, eval_form: str | None = None
+) -> Logged:
+    """Runs both; losses, gradient norms and evaluations are the same at every step."""
+    assert trainers.run(job) == 0, log(job)
+    expected, got = logged(job), run_script(trainers, write_script(job, folder, form, eval_form))
+    compared = 0
+    for step, metrics in expected.items():
+        for name in ("loss", "grad_norm", "eval_loss", "reward"):
+            if name in metrics:
+                assert got[step][name] == pytest.approx(metrics[name], rel=1e-5, abs=1e-7), f"{name} at step {step}"
+                compared += 1
+    assert compared
+    return expected
 
 
 def test_the_script_runs_where_opensloth_is_not(tiny_model: Path, tmp_path: Path) -> None:
     job = make_run(tmp_path, tiny_model, arguments={"max_steps": 1})
-    script = _write(job, tmp_path)
+    script = write_script(job, tmp_path)
+    run_path = f"import runpy; runpy.run_path({str(script.path)!r}, run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules['opensloth'] = None; {_run_path(script)}", *_options(job)],
+        [sys.executable, "-c", f"import sys; sys.modules['opensloth'] = None; {run_path}", *script.arguments],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -84,51 +94,3 @@ def test_the_script_runs_where_opensloth_is_not(tiny_model: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "'loss'" in done.stdout
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-
-
-def _losses_of_script(job: RunSpec, folder: Path) -> dict[int, tuple[float, float]]:
-    script = _write(job, folder)
-    module = runpy.run_path(str(script))
-    seen: dict[int, tuple[float, float]] = {}
-    names = {"sft": "SFTTrainer", "dpo": "PairTrainer", "grpo": "RowTrainer"}
-    trainer_class = module[names.get(job.opensloth_config.training_type, "WholeStepTrainer")]
-
-    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            seen[self.state.global_step] = (logs["loss"], logs["grad_norm"])
-
-    arguments = sys.argv
-    original = trainer_class.log
-    trainer_class.log = log
-    sys.argv = [str(script), *_options(job, folder)]
-    try:
-        module["main"]()
-    finally:
-        sys.argv = arguments
-        trainer_class.log = original
-    return seen
-
-
-def _write(job: RunSpec, folder: Path) -> Path:
-    source = ScriptSource(
-        title=f'{job.job_id} """ {job.job_name}',
-        opensloth_config=job.opensloth_config,
-        training_args=job.training_args,
-        engine=job.engine,
-        device=job.device,
-        base=job.base_name,
-        data=job.dataset.name,
-        adapter="adapter" if job.adapter else None,
-    )
-    script = folder / "script.py"
-    script.write_text(render_script(source))
-    return script
-
-
-def _options(job: RunSpec, folder: Path | None = None) -> list[str]:
-    options = ["--model", job.model, "--data", job.dataset.path, "--output", str((folder or Path()) / "out")]
-    return [*options, "--adapter", job.adapter] if job.adapter else options
-
-
-def _run_path(script: Path) -> str:
-    return f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
