@@ -10,7 +10,8 @@ import opensloth.datasets.rows
 import opensloth.devices.rows
 import opensloth.events.rows
 import opensloth.jobs.rows
-import opensloth.models.rows  # noqa: F401 - the imports fill the metadata
+import opensloth.models.rows
+import opensloth.storage.rows  # noqa: F401 - the imports fill the metadata
 from opensloth.database import Base, Database, reachable
 
 MIGRATION_LOCK = 0x051075

@@ -24,7 +24,7 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(default="training", server_default="training")
-    """`training` or `export`."""
+    """`training`, `export` or `command`."""
     export_of: Mapped[str | None] = mapped_column(index=True)
     """The job whose result an export is made from."""
     name: Mapped[str]
@@ -65,6 +65,8 @@ class JobRow(Base):
     model_id: Mapped[str] = mapped_column(index=True)
     """As posted: a registered model, a hub id or an earlier job's id."""
     retry_of: Mapped[str | None]
+    kept: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Its checkpoints, logs and result stay, whatever their age."""
 
     created_at: Mapped[float]
     queued_at: Mapped[float | None]
