@@ -1,6 +1,6 @@
 """The check of a Parquet or compressed file, in a process of its own with little memory: it may unpack to anything.
 
-The child is this module: `python -m opensloth.datasets.isolated FILE NAME MAX_LINE_BYTES`.
+The child is this module: `python -m opensloth.datasets.isolated FILE NAME MAX_LINE_BYTES MEMORY_BYTES`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SLOWEST_BYTES_PER_S = 2 * 2**20
 def check_isolated(path: Path, filename: str, max_line_bytes: int) -> FileCheck:
     """The check of the file at `path`. Raises InvalidDataset, or TooLarge if it unpacks beyond all measure."""
     time_limit = LEAST_TIME_S + path.stat().st_size / SLOWEST_BYTES_PER_S
-    command = [sys.executable, "-m", "opensloth.datasets.isolated", str(path), filename, str(max_line_bytes)]
+    limits = [str(max_line_bytes), str(CHILD_MEMORY_BYTES)]
+    command = [sys.executable, "-m", "opensloth.datasets.isolated", str(path), filename, *limits]
     try:
         done = subprocess.run(
             command,
@@ -71,8 +72,8 @@ def child_environment() -> dict[str, str]:
 
 def main() -> None:
     """Check the file that the arguments name and print the result as JSON."""
-    resource.setrlimit(resource.RLIMIT_DATA, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    path, filename, max_line_bytes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    path, filename, max_line_bytes, memory_bytes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     try:
