@@ -120,6 +120,18 @@ def after_commit(session: Session, callback: Callable[[], None]) -> None:
     session.info["after_commit"].append(callback)
 
 
+def insert_of(session: Session) -> Any:
+    """The `insert` of the session's kind of database, which can say what to do where the row is there already."""
+    # Imported here because each brings all drivers of its kind, and a process talks to one database.
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        return sqlite_insert
+    from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+    return postgres_insert
+
+
 @contextmanager
 def reachable() -> Iterator[None]:
     """Raise Unavailable where the database cannot be reached."""

@@ -12,7 +12,7 @@ from opensloth.settings import get_settings
 def main() -> None:
     """Prints a key if there was no admin key yet, or if `--new` asks for one; else nothing."""
     keys = KeyService(Database(get_settings().database))
-    key = keys.create("admin", "admin")[1] if "--new" in sys.argv[1:] else keys.bootstrap()
+    key = keys.further_admin_key() if "--new" in sys.argv[1:] else keys.bootstrap()
     if key:
         print(key)
 

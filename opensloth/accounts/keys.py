@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.rows import ApiKeyRow
+from opensloth.accounts.admins import admin_keys, in_use, require_another_admin
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import ROLES, Caller, Role
+from opensloth.accounts.rows import DEFAULT_TEAM, ApiKeyRow, UserRow
+from opensloth.accounts.scopes import checked_scopes, within
+from opensloth.accounts.users import add_user
 from opensloth.database import Database, db_now
-from opensloth.errors import FieldError, InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from opensloth.errors import Conflict, FieldError, NotAllowed, NotAuthenticated, NotFound, Unavailable
 
-Role = Literal["admin", "member"]
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+__all__ = ["Caller", "KeyService", "Role"]
+
+log = logging.getLogger(__name__)
+
+USED_EVERY_S = 3600.0
+"""A key's last use is noted at most so often, so that reading does not mean writing."""
+HOST = Caller("opensloth", "admin")
+"""Who works on the database without HTTP, as `opensloth up` does for the first key."""
+
+Made = tuple[ApiKeyRow, str]
+"""A key's row and the key itself, which is not kept."""
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who sends a request."""
+class NewKey:
+    """What a key shall be; `expires_in_s` counts from now."""
 
     owner: str
     role: Role
-
-    @property
-    def is_admin(self) -> bool:
-        """Whether the caller may do everything."""
-        return self.role == "admin"
-
-    def require_admin(self, what: str) -> None:
-        """Raise NotAllowed unless the caller is an admin; `what` completes 'only an admin may ...'."""
-        if not self.is_admin:
-            raise NotAllowed(f"only an admin may {what}", hint="ask for it with an admin's key")
+    scopes: Sequence[str] | None = None
+    expires_in_s: float | None = None
 
 
 class KeyService:
-    """Makes, lists, revokes and checks keys."""
+    """Makes, lists, rotates, revokes and checks keys."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -50,69 +56,173 @@ class KeyService:
                 "no API key was sent",
                 hint="send `Authorization: Bearer KEY`; `opensloth key` shows the key of this machine",
             )
+        columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
         with self._db.read() as session:
-            row = session.scalar(
-                select(ApiKeyRow).where(
-                    ApiKeyRow.sha256 == _sha256(key),
-                    ApiKeyRow.revoked_at.is_(None),
-                    or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > db_now()),
-                )
-            )
+            row = session.execute(
+                select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
+                .join(UserRow, UserRow.name == ApiKeyRow.owner)
+                .where(ApiKeyRow.sha256 == _sha256(key), UserRow.disabled_at.is_(None), *in_use())
+            ).one_or_none()
         if row is None:
-            raise NotAuthenticated("this API key is unknown, revoked or expired", hint="ask an admin for a new key")
-        return Caller(owner=row.owner, role="admin" if row.role == "admin" else "member")
-
-    def create(self, owner: str, role: Role = "member", expires_in_s: float | None = None) -> tuple[ApiKeyRow, str]:
-        """A new key; the second value is the key itself, which is not kept."""
-        if not _OWNER.fullmatch(owner):
-            raise InvalidInput(
-                "the owner's name is not usable",
-                fields=[FieldError("owner", "use 1 to 64 letters, digits, dots, dashes, underscores or @")],
+            raise NotAuthenticated(
+                "this API key is unknown, revoked or expired, or its user is disabled",
+                hint="ask an admin for a new key",
             )
-        with self._db.write() as session:
-            return _add(session, owner, role, expires_in_s)
+        if row.last_used_at is None or row.now - row.last_used_at > USED_EVERY_S:
+            self._note_use(row.id)
+        scopes = None if row.scopes is None else frozenset(map(str, row.scopes))
+        return Caller(row.owner, least(row.role, row.user_role), row.team, scopes, row.id)
 
-    def list(self) -> list[ApiKeyRow]:
-        """Every key, newest first."""
+    def create(
+        self,
+        owner: str,
+        role: Role = "member",
+        expires_in_s: float | None = None,
+        *,
+        scopes: Sequence[str] | None = None,
+        by: Caller = HOST,
+    ) -> Made:
+        """A new key. Who is not known becomes a user of the team `default`, with the key's role.
+
+        Others than admins make keys for themselves that can do no more, and last no longer, than the one they use.
+        Raises InvalidInput, NotAllowed, and Conflict for a role beyond the user's.
+        """
+        new = NewKey(owner, role, checked_scopes(scopes), expires_in_s)
+        with self._db.write() as session:
+            _require_within(session, new, by)
+            user = session.get(UserRow, owner)
+            if user is None:
+                user = add_user(session, by, owner, role, DEFAULT_TEAM)
+            if least(role, user.role) != role:
+                raise Conflict(
+                    f"{owner} is a {user.role}; a key cannot be more than its user",
+                    hint=f"`opensloth users set {owner} --role {role}` first, or make a key of the role {user.role}",
+                    code="role_too_high",
+                )
+            return _add(session, new, by, "key.create")
+
+    def list(self, caller: Caller = HOST) -> list[ApiKeyRow]:
+        """Every key for an admin, one's own for others; newest first."""
+        query = select(ApiKeyRow).order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id)
+        if not caller.is_admin:
+            query = query.where(ApiKeyRow.owner == caller.owner)
         with self._db.read() as session:
-            return list(session.scalars(select(ApiKeyRow).order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id)))
+            return list(session.scalars(query))
 
-    def revoke(self, key_id: str) -> ApiKeyRow:
-        """End a key now; ending it twice is the same as once."""
+    def get(self, key_id: str | None) -> ApiKeyRow | None:
+        """The row of a key, if there is one."""
+        with self._db.read() as session:
+            return session.get(ApiKeyRow, key_id) if key_id else None
+
+    def rotate(
+        self, key_id: str, by: Caller = HOST, *, overlap_s: float = 0.0, expires_in_s: float | None = None
+    ) -> Made:
+        """A new key in place of one that is in use, which ends after `overlap_s` at the latest.
+
+        The new one has the same owner, role, scopes and end; an admin may give it another end.
+        """
         with self._db.write() as session:
-            session.execute(
-                update(ApiKeyRow)
-                .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
-                .values(revoked_at=db_now())
-            )
-            row = session.get(ApiKeyRow, key_id, populate_existing=True)
-            if row is None:
-                raise NotFound(f"there is no key {key_id!r}")
+            old = _found(session, key_id, by)
+            now = session.scalar(select(db_now())) or 0.0
+            if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+                raise Conflict(f"the key {key_id} has ended", hint="make a new one", code="key_ended")
+            if expires_in_s is not None:
+                by.require_admin("change when a key ends")
+            elif old.expires_at is not None:
+                expires_in_s = old.expires_at - now
+            new = NewKey(old.owner, least(old.role, "admin"), old.scopes, expires_in_s)
+            if key_id != by.key_id:
+                _require_within(session, new, by)
+            made = _add(session, new, by, "key.rotate", replaces=key_id)
+            if overlap_s > 0:
+                old.expires_at = min(now + overlap_s, old.expires_at or float("inf"))
+            else:
+                old.revoked_at = now
+            return made
+
+    def revoke(self, key_id: str, by: Caller = HOST) -> ApiKeyRow:
+        """End a key now; ending it twice is the same as once. Raises Conflict for the last key of the admins."""
+        with self._db.scheduler_lock() as session:
+            row = _found(session, key_id, by)
+            if row.revoked_at is None:
+                require_another_admin(session, key_id=key_id)
+                row.revoked_at = session.scalar(select(db_now()))
+                record(session, by, "key.revoke", key_id, owner=row.owner)
             return row
 
     def bootstrap(self) -> str | None:
         """The first admin key, if there is no usable admin key yet; else None."""
         with self._db.scheduler_lock() as session:  # two that start at once must not both find none
-            exists = session.scalar(
-                select(ApiKeyRow.id).where(ApiKeyRow.role == "admin", ApiKeyRow.revoked_at.is_(None)).limit(1)
-            )
-            return None if exists else _add(session, "admin", "admin", None)[1]
+            return None if admin_keys(session) else _admin_key(session)
+
+    def further_admin_key(self) -> str:
+        """One more admin key of the user `admin`, who is made an admin again if that was taken away."""
+        with self._db.scheduler_lock() as session:
+            return _admin_key(session)
+
+    def _note_use(self, key_id: str) -> None:
+        try:
+            with self._db.write() as session:
+                session.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=db_now()))
+        except Unavailable as error:
+            # A database that takes no writes at the moment must not keep anybody from reading.
+            log.info("the use of the key %s was not noted: %s", key_id, error)
 
 
-def _add(session: Session, owner: str, role: Role, expires_in_s: float | None) -> tuple[ApiKeyRow, str]:
+def least(one: str, other: str) -> Role:
+    """The lesser of two roles; one that is not known counts as the least."""
+    return next((role for role in ROLES if role in (one, other)), ROLES[0])
+
+
+def _require_within(session: Session, new: NewKey, by: Caller) -> None:
+    """Raise unless the key `by` uses may make this one: nobody gets more from a key than it has."""
+    if not within(new.scopes, by.scopes):
+        message = f"the key in use is for {', '.join(sorted(by.scopes or ()))} alone; name scopes within these"
+        raise NotAllowed("the new key would do more than the one in use", fields=[FieldError("scopes", message)])
+    if by.is_admin:
+        return
+    if new.owner != by.owner:
+        raise NotAllowed("only an admin may make keys for others", hint=f"you are {by.owner}")
+    if least(new.role, by.role) != new.role:
+        message = f"the key in use has the role {by.role}; make one of that role"
+        raise NotAllowed("the new key would do more than the one in use", fields=[FieldError("role", message)])
+    end = session.scalar(select(ApiKeyRow.expires_at - db_now()).where(ApiKeyRow.id == by.key_id))
+    if end is not None and (new.expires_in_s is None or new.expires_in_s > end):
+        message = f"the key in use ends in {int(end)} s; the new one has to end by then"
+        raise NotAllowed(
+            "the new key would last longer than the one in use", fields=[FieldError("expires_in_s", message)]
+        )
+
+
+def _found(session: Session, key_id: str, by: Caller) -> ApiKeyRow:
+    row = session.get(ApiKeyRow, key_id, with_for_update=True)
+    if row is None or not (by.is_admin or row.owner == by.owner):
+        raise NotFound(f"there is no key {key_id!r}", hint="`opensloth key list` lists them")
+    return row
+
+
+def _admin_key(session: Session) -> str:
+    user = session.get(UserRow, "admin") or add_user(session, HOST, "admin", "admin", DEFAULT_TEAM)
+    user.role, user.disabled_at = "admin", None
+    return _add(session, NewKey("admin", "admin"), HOST, "key.create")[1]
+
+
+def _add(session: Session, new: NewKey, by: Caller, action: str, **data: str) -> Made:
     key = f"sk-sloth-{secrets.token_urlsafe(32)}"
     now = session.scalar(select(db_now())) or 0.0
     row = ApiKeyRow(
         id=f"key-{secrets.token_hex(8)}",
-        owner=owner,
-        role=role,
+        owner=new.owner,
+        role=new.role,
+        scopes=None if new.scopes is None else list(new.scopes),
         prefix=key[:14],
         sha256=_sha256(key),
         created_at=now,
-        expires_at=None if expires_in_s is None else now + expires_in_s,
+        expires_at=None if new.expires_in_s is None else now + new.expires_in_s,
     )
     session.add(row)
     session.flush()
+    record(session, by, action, row.id, owner=new.owner, role=new.role, scopes=row.scopes, **data)
     return row, key
 
 

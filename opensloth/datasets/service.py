@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
-from opensloth.database import Database, db_now
+from opensloth.database import Database, db_now, insert_of
 from opensloth.datasets.forms import Form, form_named
 from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, FormCheck, MethodCheck, RowError
 from opensloth.datasets.rows import FileCheckRow, FileRow
@@ -256,18 +256,6 @@ def stored_check(session: Session, sha256: str) -> FileCheck | None:
 
 def _keep_check(session: Session, sha256: str, check: FileCheck, now: float) -> None:
     values = {"version": CHECK_VERSION, "check": check.model_dump(mode="json"), "created_at": now}
-    insert = _insert(session.get_bind().dialect.name)
     # Two uploads of one content may end at the same moment.
-    statement = insert(FileCheckRow).values(sha256=sha256, **values)
+    statement = insert_of(session)(FileCheckRow).values(sha256=sha256, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[FileCheckRow.sha256], set_=values))
-
-
-def _insert(dialect: str) -> Any:
-    # Imported here because each brings all drivers of its kind, and a process talks to one database.
-    if dialect == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        return sqlite_insert
-    from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-    return postgres_insert

@@ -1,0 +1,96 @@
+"""Users: the people and programs that keys speak for, each in one team."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.admins import require_another_admin
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import Caller, Role, require_visible, visible_to
+from opensloth.accounts.rows import TeamRow, UserRow
+from opensloth.database import Database, db_now
+from opensloth.errors import Conflict, FieldError, InvalidInput
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_HINT = "`opensloth users` lists them"
+
+
+class UserService:
+    """Lists users, and lets admins make and change them. Users are disabled, never deleted: what they did stays."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def list(self, caller: Caller, team: str | None = None) -> list[UserRow]:
+        """The users whom the caller sees, by name."""
+        query = select(UserRow).where(visible_to(caller, UserRow.team)).order_by(UserRow.name)
+        if team is not None:
+            query = query.where(UserRow.team == team)
+        with self._db.read() as session:
+            return list(session.scalars(query))
+
+    def get(self, name: str, caller: Caller) -> UserRow:
+        """One user; raises NotFound."""
+        with self._db.read() as session:
+            return require_visible(session.get(UserRow, name), caller, f"user {name!r}", _HINT)
+
+    def create(self, name: str, caller: Caller, *, role: Role, team: str, limits: Mapping[str, Any]) -> UserRow:
+        """Make a user. Raises InvalidInput for a bad name or team, Conflict where the name is taken."""
+        caller.require_admin("make users")
+        with self._db.write() as session:
+            if session.get(UserRow, name) is not None:
+                raise Conflict(f"there is a user {name!r} already", hint=f"`opensloth users set {name}` changes it")
+            return add_user(session, caller, name, role, team, limits)
+
+    def update(self, name: str, caller: Caller, changes: Mapping[str, Any]) -> UserRow:
+        """Change role, team, account, limits, or (by `disabled`) whether the user's keys are accepted.
+
+        What a user has made stays with the team for which it was made. Raises Conflict for the last admin.
+        """
+        caller.require_admin("change users")
+        # The lock is the one under which keys are revoked: one admin has to stay.
+        with self._db.scheduler_lock() as session:
+            found = session.get(UserRow, name, with_for_update=True)
+            row = require_visible(found, caller, f"user {name!r}", _HINT)
+            if "team" in changes:
+                require_team(session, changes["team"])
+            if row.role == "admin" and (changes.get("role", "admin") != "admin" or changes.get("disabled")):
+                require_another_admin(session, user=name)
+            for field, value in changes.items():
+                if field != "disabled":
+                    setattr(row, field, value)
+                elif not value:
+                    row.disabled_at = None
+                elif row.disabled_at is None:
+                    row.disabled_at = session.scalar(select(db_now()))
+            record(session, caller, "user.change", name, **changes)
+            return row
+
+
+def add_user(
+    session: Session, by: Caller, name: str, role: Role, team: str, limits: Mapping[str, Any] | None = None
+) -> UserRow:
+    """Insert a user; raises InvalidInput for a name that cannot be one and for a team that does not exist."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            "the user's name is not usable",
+            fields=[FieldError("owner", "use 1 to 64 letters, digits, dots, dashes, underscores or @")],
+        )
+    require_team(session, team)
+    row = UserRow(name=name, team=team, role=role, created_at=session.scalar(select(db_now())) or 0.0, **(limits or {}))
+    session.add(row)
+    session.flush()
+    record(session, by, "user.create", name, role=role, team=team, **(limits or {}))
+    return row
+
+
+def require_team(session: Session, name: str) -> None:
+    """Raise InvalidInput unless there is such a team."""
+    if session.get(TeamRow, name) is None:
+        message = f"there is no team {name[:64]!r}; `opensloth teams create` makes one"
+        raise InvalidInput("the team does not exist", fields=[FieldError("team", message)])
