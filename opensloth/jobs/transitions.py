@@ -8,13 +8,15 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from opensloth.accounts.usage import charge
 from opensloth.database import db_now
-from opensloth.devices.rows import DeviceLeaseRow
+from opensloth.devices.rows import DeviceLeaseRow, DeviceRow
 from opensloth.events.records import Level, Record
 from opensloth.events.store import EventStore
 from opensloth.jobs.reasons import reason as reason_of
 from opensloth.jobs.rows import AttemptRow, DependencyRow, JobRow
 from opensloth.jobs.states import ENDS_IN, LIVE, TERMINAL, State, StopIntent, is_allowed
+from opensloth.scheduling.fairness import device_part
 
 _LEVEL: dict[State, Level] = {State.FAILED: "error", State.CANCELLED: "warning"}
 
@@ -72,7 +74,17 @@ def _release(session: Session, row: JobRow, now: float, outcome: str) -> float:
         return 0.0
     attempt.ended_at, attempt.outcome = now, outcome
     session.flush()
-    return now - attempt.placed_at
+    held_s = now - attempt.placed_at
+    charge(session, row.owner, row.team, held_s * _devices_held(session, row, attempt), now)
+    return held_s
+
+
+def _devices_held(session: Session, row: JobRow, attempt: AttemptRow) -> float:
+    """How many devices the attempt kept from others: of a shared one the part that it was given."""
+    if row.exclusive or attempt.memory_bytes is None:
+        return float(len(attempt.device_ids))
+    sizes = dict(session.execute(select(DeviceRow.id, DeviceRow.memory_bytes)).tuples().all())
+    return sum(device_part(attempt.memory_bytes, False, sizes.get(device, 0)) for device in attempt.device_ids)
 
 
 def _settle_dependents(session: Session, events: EventStore, job_id: str, ended: State) -> None:
