@@ -17,9 +17,16 @@ SANDBOX: Name = ("opensloth.rewards.sandbox", "program")
 FAILURES = "opensloth.rewards.failures"
 
 CALL = '''def reward(
-    label: str, score: Callable, params: Any, each_s: float | None = None, late_is_zero: bool = False
+    label: str,
+    score: Callable,
+    params: Any,
+    each_s: float | None = None,
+    late_is_zero: bool = False,
+    get_ready: Callable | None = None,
 ) -> Callable:
     """A function of answers and their rows that gives finite scores; `each_s` seconds are for one answer."""
+    if get_ready is not None:
+        get_ready(params)
 
     def scores(answers: list, rows: list) -> list:
         found = score(params, answers, rows) if each_s is None else list(map(one, answers, rows))
@@ -95,7 +102,7 @@ def render_rewards(specs: Sequence[RewardSpec]) -> RewardSource:
             lines.append(f"reward({label!r}, from_file(folder, {name!r}), {spec.params!r})")
         elif spec.name in reward_map:
             entry = reward_map[spec.name]
-            roots += _roots(entry, spec.params)
+            roots += _roots(entry)
             lines.append(_line(label, entry, spec.params))
         else:
             parts.append(MISSING)
@@ -113,9 +120,9 @@ def render_rewards(specs: Sequence[RewardSpec]) -> RewardSource:
     )
 
 
-def _roots(entry: Reward[Any], params: Any) -> list[Name]:
-    """Of a reward its function and the class of its parameters."""
-    used: list[Any] = [entry.score, entry.params]
+def _roots(entry: Reward[Any]) -> list[Name]:
+    """Of a reward its function, the class of its parameters, and what gets it ready."""
+    used: list[Any] = [entry.score, entry.params, *([entry.prepare] if _prepares(entry) else [])]
     return [(str(some.__module__), str(some.__name__)) for some in used]
 
 
@@ -124,4 +131,10 @@ def _line(label: str, entry: Reward[Any], params: dict[str, Any]) -> str:
     each = ""
     if entry.item_timeout_s is not None:
         each = f", each_s={entry.item_timeout_s}" + (", late_is_zero=True" if entry.hopeless_is_zero else "")
+    if _prepares(entry):
+        each += f", get_ready={entry.prepare.__name__}"
     return f"reward({label!r}, {entry.score.__name__}, {given}{each})"
+
+
+def _prepares(entry: Reward[Any]) -> bool:
+    return entry.prepare is not Reward.prepare

@@ -8,12 +8,15 @@ import io
 import json
 import os
 import sys
+import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opensloth.script import ScriptSource, render_script
 from opensloth.script_parts.data import DataFile
+from opensloth.script_parts.imports import import_block
 from opensloth.training.run_spec import DatasetRef, RunSpec
 from tests.support.training import TrainerHost, records
 
@@ -100,6 +103,14 @@ def _run(path: str, arguments: list[str]) -> None:
     os._exit(0)
 
 
+def run_source(code: str, statements: Sequence[str]) -> dict[str, Any]:
+    """What a part of a script defines, run as a module of its own with those of the import statements that it uses."""
+    module = types.ModuleType("a_script")
+    sys.modules[module.__name__] = module  # where pydantic and dataclasses look names up
+    exec(f"from __future__ import annotations\n{import_block(code, statements)}\n{code}", module.__dict__)
+    return module.__dict__
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]], container: str, packed: str | None = None) -> DatasetRef:
     """A dataset file; `packed` is gzip or zstd."""
     if container == "parquet":
@@ -126,9 +137,10 @@ def _text(rows: list[dict[str, Any]], container: str) -> str:
     if container == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\r\n\n" for row in rows)
     sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, list(rows[0]))
-    sheet.write(",".join(f" {name} " for name in rows[0]) + "\n\n")
-    writer.writerows(rows)
+    writer = csv.writer(sheet)
+    writer.writerow([f" {name} " for name in rows[0]])
+    sheet.write("\n")
+    writer.writerows(row.values() for row in rows)
     return sheet.getvalue()
 
 
