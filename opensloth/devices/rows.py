@@ -1,4 +1,4 @@
-"""The tables of hosts, devices and the leases on them."""
+"""The tables of hosts, devices, the leases on them, and what jobs have needed there."""
 
 from __future__ import annotations
 
@@ -59,3 +59,19 @@ class DeviceLeaseRow(Base):
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int]
+
+
+class ShapeRow(Base):
+    """What ended jobs of one shape have needed; estimates of later ones learn from it."""
+
+    __tablename__ = "job_shapes"
+
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    peak_bytes: Mapped[int | None]
+    """The largest measured peak on one device."""
+    start_s: Mapped[float | None]
+    """From placement to the end of the first step, of the last job."""
+    step_s: Mapped[float | None]
+    """Mean seconds a step, of the last job."""
+    jobs: Mapped[int]
+    updated_at: Mapped[float]

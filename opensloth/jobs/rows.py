@@ -163,19 +163,3 @@ class IdempotencyRow(Base):
     body_sha256: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
-
-
-class ShapeRow(Base):
-    """What ended jobs of one shape have needed; estimates of later ones learn from it."""
-
-    __tablename__ = "job_shapes"
-
-    shape: Mapped[str] = mapped_column(primary_key=True)
-    peak_bytes: Mapped[int | None]
-    """The largest measured peak on one device."""
-    start_s: Mapped[float | None]
-    """From placement to the end of the first step, of the last job."""
-    step_s: Mapped[float | None]
-    """Mean seconds a step, of the last job."""
-    jobs: Mapped[int]
-    updated_at: Mapped[float]
