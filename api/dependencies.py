@@ -10,7 +10,9 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from opensloth.accounts.keys import Caller
+from api.local import local_caller
+from api.rules import require_allowed
+from opensloth.accounts.callers import Caller
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.services import Services
 
@@ -26,10 +28,16 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 
 
 def authenticated(
-    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """The caller behind the bearer key; raises NotAuthenticated."""
-    return services.keys.authenticate(credentials.credentials if credentials else None)
+    """The caller behind the bearer key, if this route is for that one; raises NotAuthenticated or NotAllowed."""
+    if services.settings.auth == "off":
+        return local_caller(request)
+    caller = services.keys.authenticate(credentials.credentials if credentials else None)
+    require_allowed(caller, request.method, request.scope["route"].path)
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(authenticated)]

@@ -12,6 +12,7 @@ from api.middleware import RequestGuard
 from api.routers import artifacts, exports, files, health, job_streams, jobs, keys, models, rewards, secrets
 from api.streaming.hub import Hub
 from opensloth import __version__
+from opensloth.accounts.loopback import require_loopback
 from opensloth.services import Services
 from opensloth.settings import Settings, get_settings
 
@@ -27,6 +28,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services.make(settings or get_settings())
+        require_loopback(services.settings.auth, services.settings.host)
         app.state.services = services
         app.state.hub = Hub(services.settings.redis, services.events)
         yield

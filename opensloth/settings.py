@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,8 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: int = 8400
     """Port that the API listens on."""
+    auth: Literal["on", "off"] = "on"
+    """`off`: requests need no key and are taken from this machine alone."""
     log_level: str = "INFO"
     """The least level that the worker's log shows."""
     database_url: str | None = None
