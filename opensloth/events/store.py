@@ -41,23 +41,38 @@ class EventStore:
             last = len(records)
             session.execute(insert(EventCounterRow).values(job_id=job_id, last_seq=last))
         now = session.scalar(select(db_now())) or 0.0
-        rows = [
-            {
-                "job_id": job_id,
-                "seq": last - len(records) + 1 + n,
-                "attempt": attempt,
-                "type": record.type,
-                "level": record.level,
-                "time": now if record.time is None else record.time,
-                "message": record.message,
-                "data": finite(record.data),
-            }
-            for n, record in enumerate(records)
-        ]
+        rows = [_row(job_id, last - len(records) + 1 + n, attempt, record, now) for n, record in enumerate(records)]
         session.execute(insert(EventRow), rows)
-        views = [EventView(**{**row, "time": rfc3339(row["time"])}) for row in rows]
+        views = [_view(row) for row in rows]
         after_commit(session, lambda: self._publisher.events(job_id, views))
         return last
+
+    def append_to_each(self, session: Session, records: Mapping[str, tuple[int, Record]]) -> None:
+        """`append` for many jobs at once: each gets one record of the attempt beside it.
+
+        A job has its counter since its first event; the jobs' rows are written, and so locked, before.
+        """
+        if not records:
+            return
+        counted = session.execute(
+            update(EventCounterRow)
+            .where(EventCounterRow.job_id.in_(records))
+            .values(last_seq=EventCounterRow.last_seq + 1)
+            .returning(EventCounterRow.job_id, EventCounterRow.last_seq),
+            execution_options={"synchronize_session": False},
+        )
+        last = dict(counted.tuples().all())
+        now = session.scalar(select(db_now())) or 0.0
+        rows = [
+            _row(job_id, last[job_id], attempt, record, now) for job_id, (attempt, record) in sorted(records.items())
+        ]
+        session.execute(insert(EventRow), rows)
+
+        def publish() -> None:
+            for row in rows:
+                self._publisher.events(row["job_id"], [_view(row)])
+
+        after_commit(session, publish)
 
     def list(self, job_id: str, after: int = 0, limit: int = 100, *, newest_first: bool = False) -> list[EventView]:
         """Events with `seq` beyond `after`, oldest first unless asked otherwise."""
@@ -92,6 +107,24 @@ class EventStore:
             {"name": name, "points": _downsample([points[step] for step in sorted(points)], max_points)}
             for name, points in sorted(series.items())
         ]
+
+
+def _row(job_id: str, seq: int, attempt: int, record: Record, now: float) -> dict[str, Any]:
+    """The columns of one event."""
+    return {
+        "job_id": job_id,
+        "seq": seq,
+        "attempt": attempt,
+        "type": record.type,
+        "level": record.level,
+        "time": now if record.time is None else record.time,
+        "message": record.message,
+        "data": finite(record.data),
+    }
+
+
+def _view(row: dict[str, Any]) -> EventView:
+    return EventView(**{**row, "time": rfc3339(row["time"])})
 
 
 def _downsample(points: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class RecordSink:
                     split = str(data.get("split", "train"))
                     changes["data"] = counts | {split: {k: v for k, v in data.items() if k != "split"}}
                 case "metrics":
-                    changes["progress"] = _progress(data)
+                    changes["progress"] = _progress(data) | {"at": session.scalar(select(db_now()))}
                     changes["metrics"] = dict(changes.get("metrics") or row.metrics or {}) | data.get("metrics", {})
                 case "checkpoint":
                     self._checkpoint(session, row, data)
@@ -56,7 +56,7 @@ class RecordSink:
         session.execute(
             update(AttemptRow)
             .where(AttemptRow.job_id == row.id, AttemptRow.attempt == row.attempt)
-            .values(resumed_step=resumed)
+            .values(resumed_step=resumed, first_step_at=now)
         )
         session.execute(update(JobRow).where(JobRow.id == row.id).values(started_at=row.started_at or now))
         message = f"training goes on from step {resumed}" if resumed else "the first step is done"
