@@ -37,7 +37,14 @@ async def read_json(request: Request) -> Any:
     return value
 
 
+async def read_optional_json(request: Request) -> Any:
+    """As `read_json`; a request without a body is an empty object."""
+    empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+    return {} if empty else await read_json(request)
+
+
 JsonBody = Annotated[Any, Depends(read_json)]
+OptionalJsonBody = Annotated[Any, Depends(read_optional_json)]
 
 
 def parsed(model: type[ModelT], value: Any) -> ModelT:
@@ -46,7 +53,11 @@ def parsed(model: type[ModelT], value: Any) -> ModelT:
         return model.model_validate(value)
     except ValidationError as error:
         fields = [
-            FieldError(".".join(map(str, problem["loc"])) or "body", problem["msg"], problem["type"])
+            FieldError(
+                ".".join(map(str, problem["loc"])) or "body",
+                problem["msg"].removeprefix("Value error, "),
+                problem["type"],
+            )
             for problem in error.errors()
         ]
         raise InvalidInput("the body is not valid", fields=fields) from None

@@ -9,7 +9,19 @@ from fastapi import FastAPI
 
 from api import document, errors
 from api.middleware import RequestGuard
-from api.routers import artifacts, exports, files, health, job_streams, jobs, keys, models, rewards, secrets
+from api.routers import (
+    artifacts,
+    exports,
+    files,
+    health,
+    job_control,
+    job_streams,
+    jobs,
+    keys,
+    models,
+    rewards,
+    secrets,
+)
 from api.streaming.hub import Hub
 from opensloth import __version__
 from opensloth.accounts.loopback import require_loopback
@@ -29,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services.make(settings or get_settings())
         require_loopback(services.settings.auth, services.settings.host)
+        require_loopback(services.settings.auth, services.settings.host)
         app.state.services = services
         app.state.hub = Hub(services.settings.redis, services.events)
         yield
@@ -38,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.add_middleware(RequestGuard)
     errors.install(app)
-    for module in (files, jobs, job_streams, artifacts, exports, models, rewards, keys, secrets):
+    for module in (files, jobs, job_control, job_streams, artifacts, exports, models, rewards, keys, secrets):
         app.include_router(module.router, responses=document.ERRORS)
     app.include_router(health.router)
     document.complete(app)

@@ -54,7 +54,7 @@ def job_states() -> str:
 # The states of a job
 
 Every transition that is allowed is here; any other is refused. `succeeded`, `failed` and `cancelled` never change. To
-try such a job again, submit a new one.
+try such a job again, make a new one of it: `POST /v1/jobs/{{id}}/retry`.
 
 ```mermaid
 {states.mermaid()}```
@@ -62,8 +62,8 @@ try such a job again, submit a new one.
 ## Why a job is being stopped
 
 A job in `stopping` carries a `stop_intent`. A stronger one replaces a weaker one, never the reverse. Clients ask for
-`cancel`, a time limit that is reached for `time_limit`, a worker that shuts down for `drain`. Nothing asks for `pause`
-and `preempt` yet.
+`kill` (cancel without a checkpoint), `cancel` and `pause`, a time limit that is reached for `time_limit`, a job that
+needs the devices for `preempt`, a worker that shuts down for `drain`.
 
 | intent | strength | ends in |
 | --- | --- | --- |
@@ -73,8 +73,7 @@ and `preempt` yet.
 
 `reason` on a job says why its last attempt ended. A retryable reason queues the job again, from its newest complete
 checkpoint. "Free" means that the retry does not count against `max_retries`. A job that loses its host three times
-ends as `worker_killed`, so that one bad job does not take down host after host. Nothing makes `preempted`, `paused`
-and `stalled` yet.
+ends as `worker_killed`, so that one bad job does not take down host after host. Nothing makes `stalled` yet.
 
 | code | what happened | tried again | what to do |
 | --- | --- | --- | --- |

@@ -12,6 +12,7 @@ from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.service import FileService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
+from opensloth.jobs.control import ControlService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
 from opensloth.models.registry import ModelRegistry
@@ -43,6 +44,11 @@ class Services:
         """Rows as a model will see them."""
         timeout_s = self.settings.preview_timeout_s
         return PreviewService(self.database, self.storage, self.files, self.models, timeout_s)
+
+    @cached_property
+    def control(self) -> ControlService:
+        """What people do to jobs that are there."""
+        return ControlService(self.database, self.publisher, self.jobs)
 
     @classmethod
     def make(cls, settings: Settings) -> Services:

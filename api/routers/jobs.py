@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, list, show and cancel."""
+"""`/v1/jobs`: submit, list and show; job_control.py has what changes a job."""
 
 from __future__ import annotations
 
@@ -79,12 +79,6 @@ def get_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
 def get_script(job_id: str, services: ServicesDep, caller: CallerDep) -> str:
     """A bare TRL script that trains the same without OpenSloth."""
     return script_of(services.database, services.models, job_id)
-
-
-@router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
-    """Cancel a job: at once where nothing runs; a running one saves a checkpoint first."""
-    return services.jobs.cancel(job_id, caller)
 
 
 def check_idempotency_key(key: str | None) -> None:

@@ -13,7 +13,8 @@ from opensloth.database import Database
 from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed, NotFound
 from opensloth.jobs.export_spec import SCHEMA_VERSION, ExportSpec, parse_export_spec
 from opensloth.jobs.rows import JobRow
-from opensloth.jobs.service import PRIORITIES, JobService, body_digest
+from opensloth.jobs.service import JobService, body_digest
+from opensloth.jobs.spec import PRIORITIES
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.jobs.views import JobView
 from opensloth.models.registry import ModelRegistry

@@ -1,4 +1,4 @@
-"""Submitting, reading and stopping jobs, for every interface."""
+"""Submitting and reading jobs, for every interface; control.py stops and changes them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
 from opensloth.database import Database, after_commit, db_now
 from opensloth.datasets.service import FileService
-from opensloth.errors import Conflict, FieldError, IdempotencyMismatch, InvalidInput, NotAllowed, NotFound
+from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotAllowed, NotFound
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
 from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
-from opensloth.jobs.spec import SCHEMA_VERSION, JobSpec, parse_job_spec
-from opensloth.jobs.states import LIVE, TERMINAL, State, StopIntent, strengthens
-from opensloth.jobs.transitions import locked, transition
+from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
+from opensloth.jobs.states import TERMINAL, State
+from opensloth.jobs.transitions import locked
 from opensloth.jobs.views import CheckpointView, JobView
 from opensloth.models.registry import ModelRegistry
 from opensloth.rewards import RewardPolicy
@@ -31,7 +31,6 @@ from opensloth.rewards import RewardPolicy
 Views = list[JobView]
 Checkpoints = list[CheckpointView]
 Insert = Callable[[Session, str], None]
-PRIORITIES = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
 
 
 class JobService:
@@ -235,40 +234,6 @@ class JobService:
         steps = {attempt: step for attempt, step in resumed if step is not None}
         return self.events.metrics(job_id, steps, names, max_points)
 
-    # Stopping
-
-    def cancel(self, job_id: str, caller: Caller) -> JobView:
-        """Cancel a job: at once where nothing runs, else by a stop. Cancelling a cancelled job changes nothing."""
-        with self._db.write() as session:
-            row = _found(locked(session, job_id), job_id)
-            _require_owner(row, caller)
-            state = State(row.state)
-            if state is State.CANCELLED or (state is State.STOPPING and row.stop_intent == StopIntent.CANCEL):
-                pass
-            elif state in TERMINAL:
-                raise Conflict(f"the job has {state} already", hint="only a job that is not over can be cancelled")
-            elif state in LIVE:
-                self._stop(session, row, StopIntent.CANCEL, caller)
-            else:
-                transition(session, self.events, job_id, State.CANCELLED, reason="cancelled", message=_by(caller))
-        return self.get(job_id, caller)
-
-    def _stop(self, session: Session, row: JobRow, intent: StopIntent, caller: Caller) -> None:
-        """Ask the host of a live job to stop it for `intent`."""
-        present = StopIntent(row.stop_intent) if row.stop_intent else None
-        if not strengthens(intent, present):
-            return
-        if row.state == State.STOPPING:
-            session.execute(update(JobRow).where(JobRow.id == row.id).values(stop_intent=intent.value))
-        else:
-            values = {"stop_intent": intent.value}
-            transition(
-                session, self.events, row.id, State.STOPPING, reason=row.reason, message=_by(caller), values=values
-            )
-        host = row.host_id
-        if host is not None:
-            after_commit(session, lambda: self._publisher.wake_host(host))
-
 
 def body_digest(body: Any) -> str:
     """What tells one body from another under the same idempotency key."""
@@ -290,19 +255,18 @@ def user_of_file(session: Session, file_id: str) -> str | None:
     return session.scalar(select(JobRow.id).where(needs, JobRow.state.not_in(over)).limit(1))
 
 
+def changeable(session: Session, job_id: str, caller: Caller) -> JobRow:
+    """The job's row, locked; raises NotFound, and NotAllowed unless the caller may change it."""
+    row = _found(locked(session, job_id), job_id)
+    if row.owner != caller.owner and not caller.is_admin:
+        raise NotAllowed(f"the job {row.id} belongs to {row.owner}", hint="ask its owner or an admin")
+    return row
+
+
 def _found(row: JobRow | None, job_id: str) -> JobRow:
     if row is None:
         raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
     return row
-
-
-def _require_owner(row: JobRow, caller: Caller) -> None:
-    if row.owner != caller.owner and not caller.is_admin:
-        raise NotAllowed(f"the job {row.id} belongs to {row.owner}", hint="ask its owner or an admin")
-
-
-def _by(caller: Caller) -> str:
-    return f"cancelled by {caller.owner}"
 
 
 def _now(session: Session) -> float:

@@ -56,6 +56,9 @@ _CLOSED = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrin
 FileId = Annotated[str, Field(pattern=r"^file-[A-Za-z0-9_-]{1,64}$")]
 JobId = Annotated[str, Field(pattern=r"^ftjob-[A-Za-z0-9_-]{1,64}$")]
 Priority = Literal["low", "normal", "high", "urgent"]
+PRIORITIES: dict[str, int] = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
+"""The rank of each class."""
+PRIORITY_NAMES = {rank: name for name, rank in PRIORITIES.items()}
 
 
 class Resources(BaseModel):

@@ -22,6 +22,8 @@ class State(StrEnum):
 class StopIntent(StrEnum):
     """Why a job is being stopped; a stronger one replaces a weaker one, never the reverse."""
 
+    KILL = "kill"
+    """Cancel without saving."""
     CANCEL = "cancel"
     TIME_LIMIT = "time_limit"
     PAUSE = "pause"
@@ -30,6 +32,7 @@ class StopIntent(StrEnum):
 
 
 STRENGTH = {
+    StopIntent.KILL: 5,
     StopIntent.CANCEL: 4,
     StopIntent.TIME_LIMIT: 3,
     StopIntent.PAUSE: 2,
@@ -38,6 +41,7 @@ STRENGTH = {
 }
 
 ENDS_IN = {
+    StopIntent.KILL: State.CANCELLED,
     StopIntent.CANCEL: State.CANCELLED,
     StopIntent.TIME_LIMIT: State.FAILED,
     StopIntent.PAUSE: State.PAUSED,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from opensloth.events.records import rfc3339
 from opensloth.jobs.rows import CheckpointRow, JobRow
+from opensloth.jobs.spec import PRIORITY_NAMES
 
 T = TypeVar("T")
 
@@ -69,7 +70,11 @@ class JobView(BaseModel):
     owner: str
     state: str
     reason: str | None = None
-    stop_intent: str | None = Field(None, description="While stopping: cancel, time_limit, pause, preempt or drain.")
+    stop_intent: str | None = Field(
+        None, description="While stopping: kill, cancel, time_limit, pause, preempt or drain."
+    )
+    priority: str = Field("normal", description="Its class in the queue now.")
+    kept: bool = Field(False, description="What it left is kept, whatever its age.")
     attempt: int = 0
     phase: str | None = Field(None, description="What the trainer does now, e.g. loading_model, training.")
     spec: dict[str, Any] = Field(description="As it was posted.")
@@ -100,6 +105,8 @@ class JobView(BaseModel):
             state=row.state,
             reason=row.reason,
             stop_intent=row.stop_intent,
+            priority=PRIORITY_NAMES[row.priority],
+            kept=row.kept,
             attempt=row.attempt,
             phase=row.phase,
             spec=row.spec,

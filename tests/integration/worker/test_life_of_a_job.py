@@ -87,8 +87,8 @@ def test_a_failure_that_a_retry_cannot_mend_ends_the_job_at_once(services: Servi
 def test_cancel_ends_a_running_job_and_frees_its_device(services: Services, worker: Worker) -> None:
     job_id = submit(services, "steps=1000 step_s=0.05")
     wait_for_state(services, job_id, "running")
-    services.jobs.cancel(job_id, ADMIN)
-    again = services.jobs.cancel(job_id, ADMIN)
+    services.control.cancel(job_id, ADMIN)
+    again = services.control.cancel(job_id, ADMIN)
     assert again.state in ("stopping", "cancelled")
     wait_for_state(services, job_id, "cancelled")
     assert leased(services) == []
@@ -100,7 +100,7 @@ def test_a_trainer_that_ignores_sigterm_is_killed(services: Services, settings: 
     with running_worker(impatient, tmp_path):
         job_id = submit(services, "steps=1000 step_s=0.05 deaf")
         wait_for_state(services, job_id, "running")
-        services.jobs.cancel(job_id, ADMIN)
+        services.control.cancel(job_id, ADMIN)
         wait_for_state(services, job_id, "cancelled")
         wait_for(lambda: not trainers_of(job_id))
 
@@ -117,10 +117,10 @@ def test_two_jobs_share_the_box_and_the_third_waits(services: Services, worker: 
     for job_id in jobs[:2]:
         wait_for_state(services, job_id, "running")
     assert services.jobs.get(jobs[2], ADMIN).state == "queued"
-    services.jobs.cancel(jobs[0], ADMIN)
+    services.control.cancel(jobs[0], ADMIN)
     wait_for_state(services, jobs[2], "running")
     for job_id in jobs[1:]:
-        services.jobs.cancel(job_id, ADMIN)
+        services.control.cancel(job_id, ADMIN)
 
 
 def test_a_worker_that_stops_queues_its_jobs_and_the_next_one_goes_on(
@@ -179,7 +179,7 @@ def test_a_higher_class_preempts_to_a_checkpoint_and_the_job_goes_on_later(servi
     last = max(steps_of(services, stopped))
     wait_for(lambda: max(steps_of(services, stopped)) > last + 5)
     for job_id in low:
-        services.jobs.cancel(job_id, ADMIN)
+        services.control.cancel(job_id, ADMIN)
         wait_for_state(services, job_id, "cancelled")
     job = services.jobs.get(stopped, ADMIN)
     assert job.attempt == 2

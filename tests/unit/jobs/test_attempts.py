@@ -107,7 +107,7 @@ def test_a_job_that_loses_three_hosts_fails(services: Services, attempts: Attemp
 def test_a_stronger_stop_replaces_a_weaker_one(services: Services, attempts: AttemptService) -> None:
     job_id = place(services, attempts)
     attempts.ask_stop(job_id, 1, StopIntent.DRAIN, "the host stops")
-    services.jobs.cancel(job_id, ADMIN)
+    services.control.cancel(job_id, ADMIN)
     attempts.ask_stop(job_id, 1, StopIntent.DRAIN, "the host stops")
     assert services.jobs.get(job_id, ADMIN).stop_intent == "cancel"
     attempts.end(job_id, 1, End("stopped"))
@@ -116,7 +116,7 @@ def test_a_stronger_stop_replaces_a_weaker_one(services: Services, attempts: Att
 
 def test_work_that_was_complete_before_the_stop_succeeds(services: Services, attempts: AttemptService) -> None:
     job_id = place(services, attempts)
-    services.jobs.cancel(job_id, ADMIN)
+    services.control.cancel(job_id, ADMIN)
     result = {"key": "jobs/x/artifacts", "artifacts": [], "base": "tiny"}
     attempts.end(job_id, 1, End("succeeded", result=result))
     assert services.jobs.get(job_id, ADMIN).state == "succeeded"

@@ -52,7 +52,7 @@ def test_a_job_waits_for_the_adapter_that_pretrained_lora_names(services: Servic
     parent = submit(services)
     spec = after(services, "tiny", pretrained_lora=parent)
     assert services.jobs.submit(spec, ADMIN)[0].depends_on == [parent]
-    services.jobs.cancel(parent, ADMIN)
+    services.control.cancel(parent, ADMIN)
     assert paths(services, spec) == ["opensloth_config.pretrained_lora"]
 
 
@@ -62,5 +62,5 @@ def test_an_adapter_that_a_job_starts_from_is_not_deleted(services: Services) ->
     job = services.jobs.submit(after(services, "tiny", pretrained_lora="ours"), ADMIN)[0]
     with pytest.raises(Conflict, match=job.id):
         services.models.delete("ours", ADMIN)
-    services.jobs.cancel(job.id, ADMIN)
+    services.control.cancel(job.id, ADMIN)
     services.models.delete("ours", ADMIN)
