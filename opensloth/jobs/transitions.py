@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.usage import charge
@@ -64,6 +65,85 @@ def transition(
     if target in TERMINAL:
         _settle_dependents(session, events, job_id, target)
     return True
+
+
+@dataclass(frozen=True)
+class Start:
+    """A queued job's devices and what its next attempt is given."""
+
+    job_id: str
+    host_id: str
+    device_ids: tuple[str, ...]
+    memory_bytes: int | None
+    """On each device; None: whole devices."""
+    promised_end: float | None
+
+
+def start_all(session: Session, events: EventStore, starts: Sequence[Start], lease_s: float) -> list[Start]:
+    """Move queued jobs to `starting`, each with a new attempt and its devices; those that are queued no more are left.
+
+    Many at once take a few statements, not a few each: a round may place hundreds.
+    """
+    still_queued = select(JobRow.id, JobRow.attempt).where(
+        JobRow.id.in_([start.job_id for start in starts]), JobRow.state == State.QUEUED.value
+    )
+    before = dict(session.execute(still_queued.with_for_update()).tuples().all())
+    moved = [start for start in starts if start.job_id in before]
+    if not moved:
+        return []
+    now = session.scalar(select(db_now())) or 0.0
+    for_next = {
+        "state": State.STARTING.value,
+        "reason": None,
+        "attempt": JobRow.attempt + 1,
+        "host_id": bindparam("on_host"),
+        "lease_until": now + lease_s,
+        "taken_up": False,
+        "not_before": None,
+        "phase": None,
+        "promised_start": func.coalesce(JobRow.promised_start, now),
+    }
+    session.connection().execute(
+        update(JobRow).where(JobRow.id == bindparam("of_job"), JobRow.state == State.QUEUED.value).values(**for_next),
+        [{"of_job": start.job_id, "on_host": start.host_id} for start in moved],
+    )
+    attempts = {start.job_id: before[start.job_id] + 1 for start in moved}
+    _add_attempts(session, moved, attempts, now)
+    data = {"from": State.QUEUED.value, "to": State.STARTING.value, "reason": None}
+    told = [Record(type="state", message=f"placed on {', '.join(start.device_ids)}", data=data) for start in moved]
+    events.append_to_each(
+        session, {start.job_id: (attempts[start.job_id], record) for start, record in zip(moved, told, strict=True)}
+    )
+    return moved
+
+
+def _add_attempts(session: Session, starts: Sequence[Start], attempts: Mapping[str, int], now: float) -> None:
+    """The attempts that begin and the leases on their devices."""
+    session.execute(
+        insert(AttemptRow),
+        [
+            {
+                "job_id": start.job_id,
+                "attempt": attempts[start.job_id],
+                "host_id": start.host_id,
+                "device_ids": list(start.device_ids),
+                "placed_at": now,
+                "memory_bytes": start.memory_bytes,
+                "promised_end": start.promised_end,
+                "records_read": 0,
+                "processes": [],
+            }
+            for start in starts
+        ],
+    )
+    session.execute(
+        insert(DeviceLeaseRow),
+        [
+            {"device_id": device_id, "job_id": start.job_id, "attempt": attempts[start.job_id]}
+            for start in starts
+            for device_id in start.device_ids
+        ],
+    )
 
 
 def _release(session: Session, row: JobRow, now: float, outcome: str) -> float:
