@@ -19,8 +19,8 @@ from opensloth.services import Services
 _bearer = HTTPBearer(auto_error=False, description="An API key of this server, `sk-sloth-...`.")
 
 
-def services_of(request: Request) -> Services:
-    """The services of this process."""
+async def services_of(request: Request) -> Services:
+    """The services of this process; `async`, as FastAPI gives what is not to a thread, which costs more than this."""
     return cast(Services, request.app.state.services)
 
 
@@ -46,10 +46,10 @@ Limit = Annotated[int, Query(ge=1, le=100, description="At most so many entries.
 After = Annotated[str | None, Query(max_length=256, description="The `last_id` of the page before.")]
 
 
-def strict_query(request: Request) -> None:
+async def strict_query(request: Request) -> None:
     """Raise InvalidInput for a query parameter that the route does not know: a typo must not widen a list."""
     route = request.scope.get("route")
-    if not isinstance(route, APIRoute):
+    if not request.query_params or not isinstance(route, APIRoute):
         return
     known = _query_names(route.dependant)
     unknown = [name for name in request.query_params if _base(name) not in known]
