@@ -41,7 +41,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services.make(settings or get_settings())
         require_loopback(services.settings.auth, services.settings.host)
-        require_loopback(services.settings.auth, services.settings.host)
         app.state.services = services
         app.state.hub = Hub(services.settings.redis, services.events)
         yield
