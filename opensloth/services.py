@@ -10,6 +10,7 @@ from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
 from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.service import FileService
+from opensloth.devices.service import DeviceService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.control import ControlService
@@ -49,6 +50,11 @@ class Services:
     def control(self) -> ControlService:
         """What people do to jobs that are there."""
         return ControlService(self.database, self.publisher, self.jobs)
+
+    @cached_property
+    def devices(self) -> DeviceService:
+        """Hosts and their devices."""
+        return DeviceService(self.database, self.publisher)
 
     @classmethod
     def make(cls, settings: Settings) -> Services:

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     trainer_module: str = "opensloth.training.main"
     """What a rank runs; tests of the service put a fast one here."""
 
+    nvml_module: str = "pynvml"
+    """What reads the GPUs; tests put a fake driver here."""
+    nvml_timeout_s: float = 20.0
+    """A driver that has not answered for this long takes its GPUs out of service until it does."""
+    device_free_s: float = 30.0
+    """A GPU that has not freed a job's memory this long after the job's processes are gone is quarantined."""
+
     lease_s: float = 30.0
     """A running attempt whose lease is older than this is lost."""
     lease_renew_s: float = 10.0

@@ -8,18 +8,15 @@ import threading
 import time
 from typing import IO
 
-from sqlalchemy import delete, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-from opensloth.database import db_now
-from opensloth.devices.inventory import discover, facts
-from opensloth.devices.rows import DeviceLeaseRow, DeviceRow, HostRow
+from opensloth.devices.health import SILENT
+from opensloth.devices.inventory import discover
+from opensloth.devices.nvml import Nvml
 from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
+from worker.device_watch import DeviceWatch
 from worker.imports import ModelImports
 from worker.processes import kill_leftovers
 from worker.supervisor import Supervisor
@@ -34,7 +31,10 @@ class Host:
         self._services = services
         self._settings = services.settings
         self._id = services.settings.host_id
-        self._devices = {device.id: device for device in discover(services.settings.devices, self._id)}
+        nvml = Nvml(self._settings.nvml_module)
+        found = discover(self._settings.devices, self._id, nvml, self._settings.nvml_timeout_s)
+        self._devices = {device.id: device for device in found}
+        self._watch = DeviceWatch(found, nvml, services.devices, self._settings)
         self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
         self._imports = ModelImports(services, self._id)
         self._supervisors: dict[str, Supervisor] = {}
@@ -53,11 +53,13 @@ class Host:
         self._lock = _only_one(self._services)
         self._services.storage.sweep()
         self._register()
-        self._set_draining(False)
+        self._services.devices.lift(list(self._devices), SILENT)  # it has answered
+        self._services.devices.set_host_draining(self._id, False)
         for job_id, attempt, processes in self._attempts.abandon(self._id):
             killed = kill_leftovers(processes)
             log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
             self._attempts.end(job_id, attempt, End("lost", "host_lost"))
+        self._watch.start()
         for thread in self._threads:
             thread.start()
         log.info("ready: host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
@@ -71,7 +73,7 @@ class Host:
         self._draining.set()
         self._wake.set()
         try:
-            self._set_draining(True)
+            self._services.devices.set_host_draining(self._id, True)
         except Unavailable as error:
             log.warning("placements may still come for a few seconds: %s", error)
         for supervisor in list(self._supervisors.values()):
@@ -84,47 +86,22 @@ class Host:
         for supervisor in list(self._supervisors.values()):
             supervisor.join()
         self._imports.stop()
+        self._watch.stop()
 
     def _register(self) -> None:
-        """Write this host's row and its devices; a device that is gone goes, unless a lease is still on it."""
-        with self._services.database.write() as session:
-            insert = sqlite_insert if self._services.database.is_sqlite else postgres_insert
-            values = {"seen_at": db_now(), "facts": facts(list(self._devices.values()))}
-            session.execute(
-                insert(HostRow)
-                .values(id=self._id, draining=False, **values)
-                .on_conflict_do_update(index_elements=["id"], set_=values)
-            )
-            leased = select(DeviceLeaseRow.device_id)
-            session.execute(
-                delete(DeviceRow).where(
-                    DeviceRow.host_id == self._id, DeviceRow.id.not_in(self._devices), DeviceRow.id.not_in(leased)
-                )
-            )
-            for device in self._devices.values():
-                row = {
-                    "host_id": self._id,
-                    "kind": device.kind,
-                    "index": device.index,
-                    "name": device.name,
-                    "memory_bytes": device.memory_bytes,
-                }
-                session.execute(
-                    insert(DeviceRow).values(id=device.id, **row).on_conflict_do_update(index_elements=["id"], set_=row)
-                )
-
-    def _set_draining(self, draining: bool) -> None:
-        """Whether planners may give jobs to this host."""
-        with self._services.database.write() as session:
-            session.execute(update(HostRow).where(HostRow.id == self._id).values(draining=draining))
+        self._services.devices.register(self._id, list(self._devices.values()))
 
     def _beat_loop(self) -> None:
-        """Keep `seen_at` fresh, whatever the other thread is busy with."""
+        """Keep the rows of host and devices fresh, whatever the other threads are busy with."""
         while not self._draining.wait(self._settings.heartbeat_s):
             try:
-                self._register()
+                self._watch.note_silence()
+                if not self._services.devices.beat(self._id, self._watch.readings()):
+                    self._register()
             except Unavailable:
                 continue
+            except Exception:
+                log.exception("a sign of life failed")
 
     def _loop(self) -> None:
         while not self._draining.is_set():
@@ -168,7 +145,7 @@ class Host:
             except KeyError as error:
                 self._attempts.end(placed.job.id, placed.attempt, End("lost", "not_taken_up", f"no device {error}"))
                 continue
-            supervisor = Supervisor(self._services, self._attempts, placed, devices, len(self._devices))
+            supervisor = Supervisor(self._services, self._attempts, placed, devices, len(self._devices), self._watch)
             self._supervisors[placed.job.id] = supervisor
             supervisor.start()
 

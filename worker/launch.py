@@ -69,6 +69,7 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         artifact_key=f"jobs/{job.id}/artifacts",
         resume_from=next(iter(placed.checkpoints), None),
         checkpoint_interval_s=services.settings.checkpoint_interval_s,
+        memory_bytes=placed.memory_bytes,
         cache_dir=str(services.settings.home.expanduser() / "cache" / "prepared"),
         cache_bytes=services.settings.prepared_cache_bytes,
         plugins=services.settings.plugin_modules,

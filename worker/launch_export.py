@@ -49,6 +49,7 @@ def prepare_export(
         model=model_path(services, choice),
         base_name=choice.hub_id or base,
         adapter=str(stored_tree(services, choice.adapter_key)) if choice.adapter_key else None,
+        memory_bytes=placed.memory_bytes,
         push=PushTarget(repo=spec.push_to_hub.repo, private=spec.push_to_hub.private) if spec.push_to_hub else None,
         run_dir=str(run_dir),
         storage_url=services.storage.url,

@@ -75,6 +75,8 @@ class Ranks:
 
     def beat(self, lease_s: float) -> None:
         """Tell the ranks that the lease is good for `lease_s` seconds from now."""
+        if self.heartbeat < 0:
+            return  # they are gone
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self.heartbeat, f"{lease_s:.3f}\n".encode())
 

@@ -27,6 +27,11 @@ class RecordPump:
         self.stopped: dict[str, Any] | None = None
         self.longest_step_s = 0.0
         self.longest_save_s = 0.0
+        self.peak_bytes: int | None = None
+        """Most memory by the trainer's own account; on a GPU only what its allocator reserved."""
+        self._stepped_s = 0.0
+        self._steps = 0
+        self._last_step: int | None = None
 
     def pump(self) -> bool:
         """Store what was written since the last call; False if the attempt is not ours any more."""
@@ -65,12 +70,30 @@ class RecordPump:
             case "stopped":
                 self.stopped = data
             case "metrics":
-                step_s = (data.get("metrics") or {}).get("step_time_s")
-                self.longest_step_s = max(self.longest_step_s, float(step_s or 0.0))
+                self._measure(data)
+            case "started":
+                self._last_step = int(data.get("resumed_step") or 0)
             case "checkpoint":
                 self.longest_save_s = max(self.longest_save_s, float(data.get("save_s") or 0.0))
             case _:
                 pass
+
+    def _measure(self, data: dict[str, Any]) -> None:
+        metrics = data.get("metrics") or {}
+        step_s, step = metrics.get("step_time_s"), data.get("step")
+        if metrics.get("memory_peak_bytes"):
+            self.peak_bytes = max(self.peak_bytes or 0, int(metrics["memory_peak_bytes"]))
+        if step_s is None:
+            return
+        self.longest_step_s = max(self.longest_step_s, float(step_s))
+        if isinstance(step, int):
+            steps = max(1, step - (self._last_step or 0))  # the metrics are means since the last ones
+            self._stepped_s, self._steps, self._last_step = self._stepped_s + steps * step_s, self._steps + steps, step
+
+    @property
+    def step_s(self) -> float | None:
+        """Mean seconds of a step; None before the first."""
+        return self._stepped_s / self._steps if self._steps else None
 
 
 class LogShipper:

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
@@ -17,10 +18,12 @@ from opensloth.jobs.reasons import REASONS
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.storage import StorageCorrupt
+from worker.device_watch import DeviceWatch
 from worker.launch import device_environment, prepare_run, run_folder
 from worker.launch_export import prepare_export, secrets_of
 from worker.processes import Ranks
 from worker.records import LogShipper, RecordPump
+from worker.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,13 @@ class Supervisor(threading.Thread):
     """Sees one attempt to its end; `stop` may be called from any thread."""
 
     def __init__(
-        self, services: Services, attempts: AttemptService, placed: Placed, devices: Sequence[FoundDevice], slots: int
+        self,
+        services: Services,
+        attempts: AttemptService,
+        placed: Placed,
+        devices: Sequence[FoundDevice],
+        slots: int,
+        watch: DeviceWatch,
     ) -> None:
         super().__init__(name=f"supervisor-{placed.job.id}", daemon=True)
         self.job_id, self.attempt = placed.job.id, placed.attempt
@@ -49,6 +58,8 @@ class Supervisor(threading.Thread):
         self._logs = LogShipper(
             self._run_dir / "trainer.log", services.storage, f"jobs/{self.job_id}/logs/attempt-{self.attempt}.log"
         )
+        self._share = Share(watch, placed, devices)
+        self._verdict_on_share: End | None = None
         self._ranks: Ranks | None = None
         self._stop_intent: StopIntent | None = None
         self._wake = threading.Event()
@@ -67,6 +78,12 @@ class Supervisor(threading.Thread):
     def run(self) -> None:
         """The life of the attempt; whatever fails here ends it with a reason, never silently."""
         try:
+            self._live()
+        finally:
+            self._share.let_go()
+
+    def _live(self) -> None:
+        try:
             end = self._supervise()
         except OpenSlothError as error:
             end = End("failed", reason_of(error), error.message, error.hint, self._logs.tail())
@@ -76,6 +93,7 @@ class Supervisor(threading.Thread):
         finally:
             if self._ranks is not None:
                 self._ranks.kill()
+        self._free_devices()
         if self._ours:
             self._write_end(end)
         if end.kind != "failed":
@@ -94,6 +112,7 @@ class Supervisor(threading.Thread):
         secrets = secrets_of(self._services, self._placed.job)
         self._ranks = ranks = Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
         ranks.beat(settings.lease_s)
+        self._share.started([process.pid for process in ranks.processes])
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
         while ranks.alive() and self._ours:
             self._wake.wait(_TICK_S)
@@ -103,10 +122,11 @@ class Supervisor(threading.Thread):
             self._enforce_time_limit()
             self._enforce_stop(ranks)
             self._follow_a_dead_rank(ranks)
+            self._enforce_share(ranks)
         statuses = ranks.poll()
         ranks.kill()
         self._carry_rest()
-        return self._verdict(statuses)
+        return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
 
     def _carry(self) -> None:
         """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""
@@ -182,11 +202,35 @@ class Supervisor(threading.Thread):
         if time.monotonic() - self._first_death > _FOLLOWERS_GRACE_S:
             ranks.kill()
 
+    def _enforce_share(self, ranks: Ranks) -> None:
+        """A job that is beyond its share, or has lost a device, ends now; a checkpoint would need what is not there."""
+        self._verdict_on_share = self._verdict_on_share or self._share.verdict()
+        if self._verdict_on_share is not None:
+            ranks.kill()
+
+    def _free_devices(self) -> None:
+        """Keep the lease until the devices have their memory back; it is a part of the attempt."""
+
+        def wait() -> bool:
+            self._wake.wait(_TICK_S)
+            if self._ranks is not None:
+                self._keep_lease(self._ranks)
+            return self._ours
+
+        while self._ours:
+            try:
+                self._share.settle(wait)
+                return
+            except Unavailable:
+                time.sleep(1.0)
+
     def _verdict(self, statuses: list[int | None]) -> End:
         """What the exit statuses and the last records say."""
         pump = self._pump
         if pump.result is not None and all(status == 0 for status in statuses):
-            return End("succeeded", result=pump.result, lora=self._lora(pump.result))
+            return End("succeeded", result=pump.result, lora=self._lora(pump.result), step_s=pump.step_s)
+        if self._verdict_on_share is not None:
+            return replace(self._verdict_on_share, log_tail=self._logs.tail())
         if self._stop_intent is StopIntent.KILL:
             return End("stopped")
         if pump.failure is not None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import threading
 from dataclasses import dataclass
 from typing import Any
 
-from opensloth.errors import FieldError, InvalidInput
-
-_AMPERE = 8
-"""The first compute capability (major) with bfloat16."""
+from opensloth.devices.nvml import Gpu, Nvml
+from opensloth.errors import FieldError, InvalidInput, Unavailable
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,15 @@ class FoundDevice:
     bf16: bool = False
 
 
-def discover(setting: str, host_id: str) -> list[FoundDevice]:
-    """The devices that `OPENSLOTH_DEVICES` names: `auto`, `cpu:N`, or CUDA indices or UUIDs with commas."""
+def discover(setting: str, host_id: str, nvml: Nvml, timeout_s: float = 30.0) -> list[FoundDevice]:
+    """The devices that `OPENSLOTH_DEVICES` names: `auto`, `cpu:N`, or CUDA indices or UUIDs with commas.
+
+    Raises InvalidInput for a setting that names none, and Unavailable where the driver hangs.
+    """
     setting = setting.strip()
     if setting.startswith("cpu"):
         return _cpu_slots(setting, host_id)
-    gpus = _gpus()
+    gpus = _gpus(nvml, timeout_s)
     if setting == "auto":
         return gpus or _cpu_slots("cpu:1", host_id)
     wanted = [part.strip() for part in setting.split(",") if part.strip()]
@@ -63,36 +65,19 @@ def _cpu_slots(setting: str, host_id: str) -> list[FoundDevice]:
     return [FoundDevice(f"{host_id}:cpu{n}", "cpu", n, f"CPU slot ({name})", memory) for n in range(int(count or "1"))]
 
 
-def _gpus() -> list[FoundDevice]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found.append(
-                FoundDevice(
-                    _text(pynvml.nvmlDeviceGetUUID(handle)),
-                    "cuda",
-                    index,
-                    _text(pynvml.nvmlDeviceGetName(handle)),
-                    memory,
-                    bf16=major >= _AMPERE,
-                )
-            )
-        return found
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _gpus(nvml: Nvml, timeout_s: float) -> list[FoundDevice]:
+    """Raises Unavailable where the driver does not answer: a worker that waited for it would never be ready."""
+    found: list[Gpu] = []
+    asking = threading.Thread(target=lambda: found.extend(nvml.gpus()), name="nvml", daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    if asking.is_alive():
+        raise Unavailable(
+            f"the NVIDIA driver has not answered for {timeout_s:.0f} s",
+            code="nvml_silent",
+            hint="look at `nvidia-smi` and the kernel's log; the host may need a restart",
+        )
+    return [FoundDevice(gpu.uuid, "cuda", gpu.index, gpu.name, gpu.memory_bytes, gpu.bf16) for gpu in found]
 
 
 def _wrong(message: str) -> InvalidInput:

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.database import Database, after_commit, db_now
+from opensloth.devices.shapes import learn
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.progress import RecordSink
@@ -21,6 +22,8 @@ from opensloth.settings import Settings
 
 _LIVE = [state.value for state in LIVE]
 _MOST_HOST_LOSSES = 3
+_MOST_CROWDINGS = 3
+"""From so many on, a lack of memory that is put down to others is charged to the job too: it would never end."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Placed:
     device_ids: tuple[str, ...]
     checkpoints: tuple[str, ...]
     """Storage keys of the complete checkpoints, newest first."""
+    memory_bytes: int | None = None
+    """What it may use on each device; None: whole devices."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,12 @@ class End:
     log_tail: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
+    peak_bytes: int | None = None
+    """The most that a rank was seen to use on its device."""
+    step_s: float | None = None
+    """Mean seconds of a step."""
+    charged: bool = False
+    """A retry counts, even if its reason's do not."""
 
 
 class AttemptService:
@@ -87,7 +98,7 @@ class AttemptService:
         keys = session.scalars(
             select(CheckpointRow.key).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
         )
-        return Placed(job, job.attempt, tuple(attempt.device_ids), tuple(keys))
+        return Placed(job, job.attempt, tuple(attempt.device_ids), tuple(keys), attempt.memory_bytes)
 
     def started_processes(self, job_id: str, attempt: int, processes: list[dict[str, Any]]) -> None:
         """Remember pid and start time of the ranks, so that a later worker kills these and no others."""
@@ -175,6 +186,7 @@ class AttemptService:
             row = locked(session, job_id)
             if row is None or row.attempt != attempt or row.state not in _LIVE:
                 return None
+            self._measured(session, row, end)
             if end.kind == "succeeded":
                 self._succeed(session, row, end)
             elif row.state == State.STOPPING:
@@ -211,6 +223,18 @@ class AttemptService:
             )
             return [(job_id, attempt, list(processes)) for job_id, attempt, processes in rows]
 
+    @staticmethod
+    def _measured(session: Session, row: JobRow, end: End) -> None:
+        """Keep what the attempt used, and let estimates of later jobs learn from one that succeeded."""
+        attempt = session.get(AttemptRow, (row.id, row.attempt))
+        if attempt is None or end.peak_bytes is None:
+            return
+        attempt.peak_bytes = end.peak_bytes
+        if end.kind == "succeeded" and row.shape is not None:
+            began = attempt.first_step_at
+            start_s = None if began is None else began - attempt.placed_at
+            learn(session, row.shape, peak_bytes=end.peak_bytes, start_s=start_s, step_s=end.step_s)
+
     def _succeed(self, session: Session, row: JobRow, end: End) -> None:
         artifacts = end.result.get("artifacts", [])
         model_id = None
@@ -243,18 +267,23 @@ class AttemptService:
 
     def _retry_or_fail(self, session: Session, row: JobRow, end: End) -> None:
         why = reason(end.code)
-        if end.code == "host_lost" and self._losses(session, row.id) + 1 >= _MOST_HOST_LOSSES:
+        values: dict[str, Any] = {}
+        if end.code == "host_lost" and self._earlier(session, row.id, end.code) + 1 >= _MOST_HOST_LOSSES:
             why = reason("worker_killed")
         elif end.code == "checkpoint_error":
             self._forget_newest_checkpoint(session, row.id)
+        elif end.code == "estimate_low":
+            values["memory_bytes"] = None  # whole devices from now on
+        again = end.code == "crowded_out" and self._earlier(session, row.id, end.code) + 1 >= _MOST_CROWDINGS
+        is_charged = why.charged or end.charged or again
         text = end.message or why.message
-        charged = row.retries + (1 if why.charged else 0)
+        charged = row.retries + (1 if is_charged else 0)
         if not why.retryable or charged > row.max_retries:
-            values = {"error": _error(why, end, text)}
+            values["error"] = _error(why, end, text)
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return
         now = session.scalar(select(db_now())) or 0.0
-        wait = self._settings.retry_backoff_s * 2 ** max(0, charged - 1) if why.charged else 0.0
+        wait = self._settings.retry_backoff_s * 2 ** max(0, charged - 1) if is_charged else 0.0
         transition(
             session,
             self._events,
@@ -262,13 +291,13 @@ class AttemptService:
             State.QUEUED,
             reason=why.code,
             message=f"{text}; it is tried again",
-            values={"retries": charged, "not_before": now + wait},
+            values={**values, "retries": charged, "not_before": now + wait},
         )
 
     @staticmethod
-    def _losses(session: Session, job_id: str) -> int:
-        """How many attempts of the job ended with the loss of their host."""
-        count = select(func.count()).where(AttemptRow.job_id == job_id, AttemptRow.outcome == "host_lost")
+    def _earlier(session: Session, job_id: str, outcome: str) -> int:
+        """How many attempts of the job ended so."""
+        count = select(func.count()).where(AttemptRow.job_id == job_id, AttemptRow.outcome == outcome)
         return session.scalar(count) or 0
 
     @staticmethod

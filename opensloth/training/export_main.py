@@ -39,6 +39,7 @@ def main() -> NoReturn:
 def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
     """Makes the export that `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
     from opensloth.training.failures import describe
+    from opensloth.training.memory import explained
     from opensloth.training.records import Records
     from opensloth.training.run_spec import EVENTS_NAME
 
@@ -50,7 +51,7 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
         return _export(run_dir, records, stop, secrets)
     except Exception as error:
         logging.getLogger(__name__).exception("the export failed")
-        failure = describe(error, records.current_phase)
+        failure, capped = explained(describe(error, records.current_phase), error)
         records.write(
             "failure",
             failure.message,
@@ -59,6 +60,7 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
             message=failure.message,
             hint=failure.hint,
             detail=failure.detail,
+            capped=capped,
         )
         return EXIT_FAILED
 
@@ -76,7 +78,9 @@ def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) 
         push.make_repository()
     from opensloth.storage import Storage
     from opensloth.training.exports.work import ExportWork
+    from opensloth.training.memory import apply_cap
 
+    apply_cap(spec.memory_bytes, spec.device)
     work = ExportWork(spec, records, secrets.get("model"))
     folder, metrics = work.make()
     if push is not None:

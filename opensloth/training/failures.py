@@ -19,6 +19,8 @@ HINTS = {
     "cuda_oom": "lower per_device_train_batch_size (raise gradient_accumulation_steps instead) or max_seq_length, "
     "or set load_in_4bit",
     "cpu_oom": "lower per_device_train_batch_size or max_seq_length, or take a smaller model",
+    "crowded_out": "it is tried again; resources.exclusive keeps a device for one job",
+    "device_error": "it is tried again; `opensloth devices` shows the GPU's health",
     "nan_loss": "lower learning_rate, raise warmup_steps, or look for broken rows in the data",
     "dataset_error": "correct the dataset and submit again",
     "reward_failed": "correct the reward that the message names, or the rows that it reads",
@@ -33,6 +35,23 @@ HINTS = {
     "hub_unavailable": "it is tried again; where a host has no network, register the model from a folder on the server",
     "internal_error": "the last lines of the log say where",
 }
+
+DEVICE_ERRORS = (
+    "uncorrectable ECC error",
+    "unspecified launch failure",
+    "hardware stack error",
+    "CUDA error: unknown error",
+    "CUDA error: initialization error",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "no CUDA-capable device is detected",
+    "CUDA driver initialization failed",
+    "CUDA error: system not yet initialized",
+    "CUDA error: Invalid access of peer GPU memory over nvlink",
+    "CUDA error: the GPU is lost",
+    "CUDA unknown error",
+)
+"""Texts of errors for which the GPU or its driver is at fault, not what ran on it."""
+_OOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 @dataclass(frozen=True)
@@ -68,8 +87,10 @@ def _code(error: BaseException, phase: str) -> str:
         return "reward_failed"
     if "NonFiniteTraining" in names:
         return "nan_loss"
-    if "OutOfMemoryError" in names or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+    if "OutOfMemoryError" in names or "CUDA out of memory" in text or any(sign in text for sign in _OOM):
         return "cuda_oom"
+    if any(sign in text for sign in DEVICE_ERRORS):
+        return "device_error"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "cpu_oom"
     if "StorageCorrupt" in names or "CheckpointUnusable" in names:

@@ -45,6 +45,7 @@ def run(run_dir: Path, stop: Stop) -> int:
     """Trains what `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
     from opensloth.init_modules import rank_from_environment
     from opensloth.training.failures import describe, first_to_fail
+    from opensloth.training.memory import explained
     from opensloth.training.records import Records
     from opensloth.training.run_spec import EVENTS_NAME, read_spec
 
@@ -59,7 +60,7 @@ def run(run_dir: Path, stop: Stop) -> int:
     except Exception as error:
         logging.getLogger(__name__).exception("the run failed")
         if first_to_fail(run_dir):
-            failure = describe(error, records.current_phase)
+            failure, capped = explained(describe(error, records.current_phase), error)
             records.write(
                 "failure",
                 failure.message,
@@ -68,6 +69,8 @@ def run(run_dir: Path, stop: Stop) -> int:
                 message=failure.message,
                 hint=failure.hint,
                 detail=failure.detail,
+                capped=capped,
+                local_rank=rank.local,
             )
         return EXIT_FAILED
 
@@ -77,9 +80,11 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
     records.phase("loading_model", f"loading {spec.base_name}")
     from opensloth.init_modules import init_process_group, load_resolved, resolve_here
     from opensloth.plugins import load_plugins
+    from opensloth.training.memory import apply_cap
 
     load_plugins(spec.plugins)
     store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
+    apply_cap(spec.memory_bytes, spec.device, spec.world_size)
     config, arguments = _local_config(spec), _local_arguments(spec)
     resolved = resolve_here(config, arguments, has_eval_dataset=spec.eval_dataset is not None)
     model, tokenizer = load_resolved(resolved)

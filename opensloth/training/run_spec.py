@@ -53,6 +53,8 @@ class RunSpec(BaseModel):
     artifact_key: str
     resume_from: str | None = None
     checkpoint_interval_s: float = 600.0
+    memory_bytes: int | None = None
+    """What each rank may use of its device; None: all of it."""
     cache_dir: str | None = None
     """Where prepared datasets are kept for later jobs; nowhere if not set."""
     cache_bytes: int = 20 * 2**30

@@ -42,6 +42,8 @@ class ExportRun(BaseModel):
     base_name: str
     base_revision: str | None = None
     adapter: str | None = None
+    memory_bytes: int | None = None
+    """What it may use of its device; None: all of it."""
     push: PushTarget | None = None
     run_dir: str
     storage_url: str
