@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.callers import HOST, Caller
 from opensloth.datasets.service import FileService
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput
@@ -27,11 +27,20 @@ ADAPTER_FIELD = f"{SECTION}.pretrained_lora"
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """What a job will train with, as far as is known before it starts; the base is there, an adapter may be to come."""
+
+    resolved: Resolved
+    choice: ModelChoice
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What was found: `resolved` is None as long as no host or an unfinished job decides it."""
 
     depends_on: list[str]
     resolved: dict[str, Any] | None
+    foreseen: Foreseen | None = None
 
 
 def resolve_inputs(
@@ -43,25 +52,26 @@ def resolve_inputs(
     rewards: RewardPolicy,
 ) -> Inputs:
     """Check everything that a submission refers to; raises InvalidInput with the fields at fault."""
-    method = spec.opensloth_config.training_type
+    config = spec.opensloth_config
+    method = config.training_type
     bound = _rewards(spec, rewards)
     for field, file_id in (("dataset", spec.dataset), ("eval_dataset", spec.eval_dataset)):
         if file_id is not None:
-            row = files.require_for_training(session, file_id, method, field, spec.opensloth_config.dataset_form)
+            row = files.require_for_training(session, file_id, method, field, caller, config.dataset_form)
             _require_columns(bound, files.columns(session, row), f"{row.filename} ({file_id})")
-    depends_on = _dependencies(session, spec)
-    config = spec.opensloth_config
+    depends_on = _dependencies(session, spec, caller)
     names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}
-    found = [_unfinished_parent(session, name, field) for field, name in names.items() if name]
+    found = [_unfinished_parent(session, name, field, caller) for field, name in names.items() if name]
     parents = [parent for parent in found if parent is not None]
     facts = _facts_for(session, spec)
     if parents:
-        _require_shape(session, spec, facts, parents)
-        return Inputs(sorted({*depends_on, *(parent.id for parent in parents)}), None)
-    choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION)
+        foreseen = _foresee(session, spec, facts, parents, models)
+        return Inputs(sorted({*depends_on, *(parent.id for parent in parents)}), None, foreseen)
+    choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION, caller)
     if facts is None:
         return Inputs(depends_on, None)
-    return Inputs(depends_on, resolve_for(spec, facts, choice).to_json())
+    resolved = resolve_for(spec, facts, choice)
+    return Inputs(depends_on, resolved.to_json(), Foreseen(resolved, choice))
 
 
 def _rewards(spec: JobSpec, policy: RewardPolicy) -> list[BoundReward]:
@@ -96,13 +106,13 @@ def facts_of(stored: dict[str, Any]) -> DeviceFacts:
     return DeviceFacts(**{name: stored.get(name, default) for name, default in known.items()})
 
 
-def _dependencies(session: Session, spec: JobSpec) -> list[str]:
+def _dependencies(session: Session, spec: JobSpec, caller: Caller) -> list[str]:
     """The jobs in `depends_on` that have not succeeded yet."""
     waiting = []
     for n, job_id in enumerate(spec.depends_on):
         row = session.get(JobRow, job_id)
         field = f"depends_on[{n}]"
-        if row is None:
+        if row is None or not caller.can_see(row.team):
             raise InvalidInput("a job cannot be found", fields=[FieldError(field, f"there is no job {job_id!r}")])
         if row.state in (State.FAILED, State.CANCELLED):
             raise InvalidInput(
@@ -113,12 +123,12 @@ def _dependencies(session: Session, spec: JobSpec) -> list[str]:
     return waiting
 
 
-def _unfinished_parent(session: Session, name: str, field: str) -> JobRow | None:
+def _unfinished_parent(session: Session, name: str, field: str, caller: Caller) -> JobRow | None:
     """The job that `name` stands for, as long as its result is still to come."""
     if not JOB_ID.fullmatch(name):
         return None
     row = session.get(JobRow, name)
-    if row is None:
+    if row is None or not caller.can_see(row.team):
         raise unknown_model(field, f"there is no job {name!r}")
     if State(row.state) not in TERMINAL:
         return row
@@ -127,21 +137,39 @@ def _unfinished_parent(session: Session, name: str, field: str) -> JobRow | None
     return None
 
 
-def _require_shape(session: Session, spec: JobSpec, facts: DeviceFacts | None, parents: Sequence[JobRow]) -> None:
-    """Raise InvalidInput where the spec does not fit the adapter that a job which is not over will leave."""
+def _foresee(
+    session: Session, spec: JobSpec, facts: DeviceFacts | None, parents: Sequence[JobRow], models: ModelRegistry
+) -> Foreseen | None:
+    """What the job will train with once its parents have succeeded; None if that is not known yet.
+
+    Raises InvalidInput where the spec does not fit the adapter that a job which is not over will leave.
+    """
+    foreseen = None
     for parent in parents:
-        shape = _shape_to_come(session, parent)
-        if shape is not None and facts is not None:
-            resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=shape))
+        first = _first_resolved(session, parent)
+        if first is None or first.resolved is None or facts is None:
+            continue
+        lora: dict[str, Any] | None = first.resolved["opensloth_config"].get("lora_args")
+        resolved = resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=lora))
+        name = spec.opensloth_config.fast_model_args.model_name
+        base = models.choose(session, _base_name(session, name), MODEL_FIELD, HOST)
+        foreseen = Foreseen(resolved, replace(base, adapter_lora=lora))
+    return foreseen
 
 
-def _shape_to_come(session: Session, job: JobRow) -> dict[str, Any] | None:
-    """The LoRA shape of a job's result, which it has from the first job of its line; None if that is not known yet."""
+def _first_resolved(session: Session, job: JobRow) -> JobRow | None:
+    """The nearest job of the line whose result has the shape of this job's; None if that is not known yet."""
     row: JobRow | None = job
     while row is not None and row.resolved is None:
         row = session.get(JobRow, row.model_id) if row.model_id else None
-    lora: dict[str, Any] | None = row.resolved["opensloth_config"].get("lora_args") if row and row.resolved else None
-    return lora
+    return row
+
+
+def _base_name(session: Session, name: str) -> str:
+    """The model that a line of jobs starts from."""
+    while JOB_ID.fullmatch(name) and (row := session.get(JobRow, name)) is not None and row.state not in TERMINAL:
+        name = row.model_id
+    return name
 
 
 def _facts_for(session: Session, spec: JobSpec) -> DeviceFacts | None:
