@@ -79,7 +79,7 @@ def make_small_model(folder: Path) -> Path:
 
 
 def wait_until_ready(bench: Bench) -> None:
-    wait_for(lambda: bench.services.models.get("bench").status == "ready", timeout=120)
+    wait_for(lambda: bench.services.models.get("bench", ADMIN).status == "ready", timeout=120)
 
 
 def run_job(bench: Bench, dataset: str) -> str:
@@ -98,7 +98,7 @@ def run_job(bench: Bench, dataset: str) -> str:
     spec = {"name": "bench", "dataset": dataset, "opensloth_config": config, "training_args": arguments}
     job_id = bench.services.jobs.submit(spec, ADMIN)[0].id
     # Once a second: looking more often would take the cores from the trainer, which has all of them on the other side.
-    wait_for(lambda: bench.services.jobs.state(job_id) in TERMINAL, timeout=900, every=1.0)
+    wait_for(lambda: bench.services.jobs.state(job_id, ADMIN) in TERMINAL, timeout=900, every=1.0)
     job = bench.services.jobs.get(job_id, ADMIN)
     if job.state != "succeeded":
         raise RuntimeError(f"the job failed: {job.error}")

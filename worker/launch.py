@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opensloth.accounts.callers import HOST
 from opensloth.datasets.rows import FileRow
 from opensloth.devices.inventory import FoundDevice, facts
 from opensloth.errors import OpenSlothError
@@ -42,7 +43,7 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
     with services.database.read() as session:
         config = spec.opensloth_config
         choice = services.models.choose_with_adapter(
-            session, config.fast_model_args.model_name, config.pretrained_lora, SECTION
+            session, config.fast_model_args.model_name, config.pretrained_lora, SECTION, HOST
         )
         train = session.get(FileRow, job.dataset_id)
         evaluation = session.get(FileRow, job.eval_dataset_id) if job.eval_dataset_id else None

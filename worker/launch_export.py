@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from opensloth.accounts.callers import HOST
 from opensloth.devices.inventory import FoundDevice
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.export_spec import load_export_spec
@@ -30,13 +31,13 @@ def prepare_export(
     source_id = job.export_of or ""
     with services.database.read() as session:
         source = session.get(JobRow, source_id)
-        choice = services.models.choose(session, source_id)
+        choice = services.models.choose(session, source_id, "job", HOST)
     if source is None:
         raise CannotStart(f"the job {source_id} was deleted", code="input_deleted")
     base = choice.base_id
     if choice.adapter_key is None:
         # A model that was trained in full is its own base; people know it by what it was trained from.
-        base = services.models.get(source_id).base or base
+        base = services.models.get(source_id, HOST).base or base
     run = ExportRun(
         job_id=job.id,
         job_name=job.name,

@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.stored import stored_response
 from api.zipping import zip_stream
+from opensloth.accounts.callers import Caller
 from opensloth.errors import NotFound
 from opensloth.jobs.views import Artifact, Page
 from opensloth.services import Services
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"], dependen
 @router.get("")
 def list_artifacts(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[Artifact]:
     """The files of the job's result; none before it has succeeded."""
-    found = _stored(services, job_id)
+    found = _stored(services, job_id, caller)
     return Page(data=found, first_id=found[0].name if found else None, last_id=found[-1].name if found else None)
 
 
@@ -26,7 +27,7 @@ def list_artifacts(job_id: str, services: ServicesDep, caller: CallerDep) -> Pag
 @router.get("/all.zip", response_class=Response)
 def download_all(request: Request, job_id: str, services: ServicesDep, caller: CallerDep) -> Response:
     """All files of the result in one ZIP archive."""
-    found = _stored(services, job_id)
+    found = _stored(services, job_id, caller)
     if not found:
         raise _no_result(job_id)
     headers = {"Content-Disposition": f'attachment; filename="{job_id}.zip"'}
@@ -40,7 +41,7 @@ def download_all(request: Request, job_id: str, services: ServicesDep, caller: C
 @router.get("/{name:path}", response_class=Response)
 def download_artifact(request: Request, job_id: str, name: str, services: ServicesDep, caller: CallerDep) -> Response:
     """One file of the result; answers range requests, its ETag is the SHA-256."""
-    found = _stored(services, job_id)
+    found = _stored(services, job_id, caller)
     if not found:
         raise _no_result(job_id)
     # Only names that the manifest lists are looked up: nothing that a client sends becomes a path.
@@ -57,8 +58,8 @@ def download_artifact(request: Request, job_id: str, name: str, services: Servic
     )
 
 
-def _stored(services: Services, job_id: str) -> list[Artifact]:
-    services.jobs.state(job_id)
+def _stored(services: Services, job_id: str, caller: Caller) -> list[Artifact]:
+    services.jobs.state(job_id, caller)
     listed = services.storage.list_tree(_key(job_id)) or []
     return [Artifact(name=file.name, bytes=file.bytes, sha256=file.sha256) for file in listed]
 

@@ -82,7 +82,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> Page[FileView]:
     """Files, newest first."""
-    files, more = services.files.list(limit=limit, after=after, purpose=purpose, order=order)
+    files, more = services.files.list(caller, limit=limit, after=after, purpose=purpose, order=order)
     return Page(
         data=files, has_more=more, first_id=files[0].id if files else None, last_id=files[-1].id if files else None
     )
@@ -91,13 +91,13 @@ def list_files(
 @router.get("/{file_id}")
 def get_file(file_id: str, services: ServicesDep, caller: CallerDep) -> FileView:
     """One file."""
-    return services.files.get(file_id)
+    return services.files.get(file_id, caller)
 
 
 @router.get("/{file_id}/check")
 def get_check(file_id: str, services: ServicesDep, caller: CallerDep) -> FileCheck:
     """What the check of its rows found: for each training type whether it serves, and the first bad rows."""
-    check = services.files.check(file_id)
+    check = services.files.check(file_id, caller)
     if check is None:
         raise NotFound(f"the file {file_id} was checked by another release", hint="upload it again")
     return check
@@ -120,6 +120,7 @@ def preview_file(
     """Rows as the model will see them, with what is trained on, and statistics of the file."""
     return services.previews.preview(
         file_id,
+        caller,
         training_type=training_type,
         model=model,
         form=form,
@@ -142,7 +143,7 @@ def delete_file(file_id: str, services: ServicesDep, caller: CallerDep) -> FileD
 @router.get("/{file_id}/content", response_class=Response)
 def get_content(request: Request, file_id: str, services: ServicesDep, caller: CallerDep) -> Response:
     """The bytes as they were uploaded; answers range requests, its ETag is the SHA-256."""
-    row = services.files.row(file_id)
+    row = services.files.row(file_id, caller)
     return stored_response(
         request, services.storage, row.storage_key, size=row.bytes, sha256=row.sha256, filename=row.filename
     )

@@ -60,7 +60,7 @@ def get_events(
 ) -> Page[EventView] | Response:
     """The events of a job, oldest first. With `Accept: text/event-stream` each as it happens, until the job ends."""
     # Asked before the events are read: then a job that is over has its last event among them.
-    is_over = services.jobs.state(job_id) in TERMINAL
+    is_over = services.jobs.state(job_id, caller) in TERMINAL
     if EVENT_STREAM not in request.headers.get("accept", ""):
         return _page(services.events.list(job_id, after, limit + 1), limit)
     if last_event_id:
@@ -95,13 +95,13 @@ async def get_logs(
     request: Request, job_id: str, services: ServicesDep, caller: CallerDep, follow: bool = False
 ) -> Response:
     """The trainer's log of every attempt. With `follow` also what is added to it, until the job ends."""
-    await run_in_threadpool(services.jobs.state, job_id)
+    await run_in_threadpool(services.jobs.state, job_id, caller)
     media_type = "text/plain; charset=utf-8"
     if request.method == "HEAD":
         return Response(media_type=media_type, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
     return EndlessResponse(
-        log_stream(services, job_id, hub.limiter, follow=follow), media_type=media_type, headers=NO_STORE
+        log_stream(services, job_id, caller, hub.limiter, follow=follow), media_type=media_type, headers=NO_STORE
     )
 
 

@@ -78,7 +78,7 @@ def get_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
 @router.get("/{job_id}/script", response_class=PlainTextResponse)
 def get_script(job_id: str, services: ServicesDep, caller: CallerDep) -> str:
     """A bare TRL script that trains the same without OpenSloth."""
-    return script_of(services.database, services.models, job_id)
+    return script_of(services.database, services.models, job_id, caller)
 
 
 def check_idempotency_key(key: str | None) -> None:

@@ -39,7 +39,7 @@ class ModelDeleted(BaseModel):
 @router.get("")
 def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, after: After = None) -> Page[ModelView]:
     """Base models and results, newest first."""
-    models, more = services.models.list(limit, after)
+    models, more = services.models.list(caller, limit, after)
     return Page(
         data=models, has_more=more, first_id=models[0].id if models else None, last_id=models[-1].id if models else None
     )
@@ -64,7 +64,7 @@ def register_model(body: JsonBody, services: ServicesDep, caller: CallerDep) -> 
 @router.get("/{model_id:path}")
 def get_model(model_id: str, services: ServicesDep, caller: CallerDep) -> ModelView:
     """One model, by its id or by the id of the job that made it."""
-    return services.models.get(model_id)
+    return services.models.get(model_id, caller)
 
 
 @router.delete("/{model_id:path}")

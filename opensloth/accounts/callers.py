@@ -63,6 +63,10 @@ class Caller:
             raise NotAllowed(f"{what} belongs to {owner}", hint="ask its owner or an admin")
 
 
+HOST = Caller("opensloth", "admin")
+"""Who works without HTTP: workers, and programs that make the first key."""
+
+
 def require_visible(row: OwnedT | None, caller: Caller, what: str, hint: str | None = None) -> OwnedT:
     """`row`, if there is one and the caller sees it; else NotFound('there is no `what`'), the same for both."""
     if row is None or not caller.can_see(row.team):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.admins import admin_keys, in_use, require_another_admin
 from opensloth.accounts.audit import record
-from opensloth.accounts.callers import ROLES, Caller, Role
+from opensloth.accounts.callers import HOST, ROLES, Caller, Role
 from opensloth.accounts.rows import DEFAULT_TEAM, ApiKeyRow, UserRow
 from opensloth.accounts.scopes import checked_scopes, within
 from opensloth.accounts.users import add_user
@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 
 USED_EVERY_S = 3600.0
 """A key's last use is noted at most so often, so that reading does not mean writing."""
-HOST = Caller("opensloth", "admin")
-"""Who works on the database without HTTP, as `opensloth up` does for the first key."""
-
 Made = tuple[ApiKeyRow, str]
 """A key's row and the key itself, which is not kept."""
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from opensloth.accounts.callers import Caller
 from opensloth.database import Database
 from opensloth.datasets.forms import METHODS, form_named
 from opensloth.datasets.isolated import child_environment
@@ -85,6 +86,7 @@ class PreviewService:
     def preview(
         self,
         file_id: str,
+        caller: Caller,
         *,
         training_type: str | None = None,
         model: str | None = None,
@@ -101,10 +103,10 @@ class PreviewService:
         rows for a file that cannot be trained on so, Unavailable while too many previews are made.
         """
         with self._db.read() as session:
-            row = found_file(session, file_id)
+            row = found_file(session, file_id, caller)
             check = stored_check(session, row.sha256)
-            evaluation = found_file(session, eval_file) if eval_file is not None else None
-            choice = self._models.choose(session, model, "model") if model is not None else None
+            evaluation = found_file(session, eval_file, caller) if eval_file is not None else None
+            choice = self._models.choose(session, model, "model", caller) if model is not None else None
         if check is None:
             raise InvalidDataset("the file was checked by another release", hint="upload it again")
         method = training_type or next((name for name, found in check.methods.items() if found.ok), "sft")

@@ -10,13 +10,14 @@ from pydantic import BaseModel
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.database import Database, db_now, insert_of
 from opensloth.datasets.forms import Form, form_named
 from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, FormCheck, MethodCheck, RowError
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.upload import Spool, disk_errors
-from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput, NotFound
+from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput
 from opensloth.settings import Settings
 from opensloth.storage import Storage
 
@@ -80,6 +81,7 @@ class FileService:
         row = FileRow(
             id=f"file-{secrets.token_hex(12)}",
             owner=caller.owner,
+            team=caller.team,
             filename=spool.filename,
             purpose=purpose,
             bytes=spool.bytes,
@@ -93,6 +95,7 @@ class FileService:
                 row.created_at = session.scalar(select(db_now())) or 0.0
                 session.add(row)
                 _keep_check(session, sha256, check, row.created_at)
+                record(session, caller, "file.upload", row.id, filename=row.filename, bytes=row.bytes)
         except BaseException:
             self._storage.delete(f"files/{row.id}")
             raise
@@ -110,34 +113,35 @@ class FileService:
 
     # Reading
 
-    def get(self, file_id: str) -> FileView:
+    def get(self, file_id: str, caller: Caller) -> FileView:
         """One file; raises NotFound."""
         with self._db.read() as session:
-            row = found_file(session, file_id)
+            row = found_file(session, file_id, caller)
             return FileView.of(row, stored_check(session, row.sha256))
 
-    def row(self, file_id: str) -> FileRow:
+    def row(self, file_id: str, caller: Caller) -> FileRow:
         """The stored row with hash and storage key; raises NotFound."""
         with self._db.read() as session:
-            return found_file(session, file_id)
+            return found_file(session, file_id, caller)
 
-    def check(self, file_id: str) -> FileCheck | None:
+    def check(self, file_id: str, caller: Caller) -> FileCheck | None:
         """What the check found; None if it was made by an older release."""
         with self._db.read() as session:
-            return stored_check(session, found_file(session, file_id).sha256)
+            return stored_check(session, found_file(session, file_id, caller).sha256)
 
     def list(
-        self, *, limit: int, after: str | None = None, purpose: str | None = None, order: Order = "desc"
+        self, caller: Caller, *, limit: int, after: str | None = None, purpose: str | None = None, order: Order = "desc"
     ) -> tuple[list[FileView], bool]:
-        """Files by time, newest first unless `order` is `asc`, and whether more follow."""
+        """Files that the caller sees, newest first unless `order` is `asc`, and whether more follow."""
         place = tuple_(FileRow.created_at, FileRow.id)
         query = select(FileRow, FileCheckRow.check).outerjoin(FileCheckRow, FileCheckRow.sha256 == FileRow.sha256)
+        query = query.where(visible_to(caller, FileRow.team))
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         with self._db.read() as session:
             if after is not None:
                 last = session.get(FileRow, after)
-                if last is None:
+                if last is None or not caller.can_see(last.team):
                     raise InvalidInput(
                         "the page cannot be found", fields=[FieldError("after", f"there is no file {after!r}")]
                     )
@@ -156,9 +160,8 @@ class FileService:
     def delete(self, file_id: str, caller: Caller) -> None:
         """Remove a file; raises NotFound, NotAllowed, and Conflict while a job that is not over needs it."""
         with self._db.write() as session:
-            row = found_file(session, file_id, lock=True)
-            if row.owner != caller.owner:
-                caller.require_admin("delete another's file")
+            row = found_file(session, file_id, caller, lock=True)
+            caller.require_change(row.owner, f"the file {file_id}")
             user = self._user_of(session, file_id)
             if user is not None:
                 raise Conflict(
@@ -167,10 +170,11 @@ class FileService:
                     code="in_use",
                 )
             session.delete(row)
+            record(session, caller, "file.delete", file_id, owner=row.owner, filename=row.filename)
         self._storage.delete(f"files/{file_id}")
 
     def require_for_training(
-        self, session: Session, file_id: str, method: str, field: str, form: str | None = None
+        self, session: Session, file_id: str, method: str, field: str, caller: Caller, form: str | None = None
     ) -> FileRow:
         """The file's row if it serves the training type `method`; else InvalidInput with the first bad rows.
 
@@ -179,7 +183,7 @@ class FileService:
         """
         # Locked, so that no deletion slips in between this look and the insert of the job.
         row = session.get(FileRow, file_id, with_for_update={"read": True})
-        if row is None:
+        if row is None or not caller.can_see(row.team):
             message = f"there is no file {file_id!r}; upload it with POST /v1/files"
             raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
         check = stored_check(session, row.sha256)
@@ -240,12 +244,10 @@ def _field_error(field: str, error: RowError) -> FieldError:
     return FieldError(place, f"{line}{error.message}", "invalid_row", error.row)
 
 
-def found_file(session: Session, file_id: str, *, lock: bool = False) -> FileRow:
-    """The row of a file; raises NotFound."""
+def found_file(session: Session, file_id: str, caller: Caller, *, lock: bool = False) -> FileRow:
+    """The row of a file that the caller sees; raises NotFound."""
     row = session.get(FileRow, file_id, with_for_update=lock)
-    if row is None:
-        raise NotFound(f"there is no file {file_id!r}", hint="`opensloth files list` shows them")
-    return row
+    return require_visible(row, caller, f"file {file_id!r}", "`opensloth files list` shows them")
 
 
 def stored_check(session: Session, sha256: str) -> FileCheck | None:

@@ -244,6 +244,7 @@ class AttemptService:
                 job_id=row.id,
                 base_id=str(end.result.get("base", row.model_id)),
                 owner=row.owner,
+                team=row.team,
                 name=row.name,
                 key=str(end.result["key"]),
                 size=sum(int(artifact["bytes"]) for artifact in artifacts),

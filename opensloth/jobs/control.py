@@ -36,7 +36,7 @@ class ControlService:
         Cancelling a cancelled job changes nothing. Raises NotFound, NotAllowed, Conflict.
         """
         with self._db.write() as session:
-            row = changeable(session, job_id, caller)
+            row = changeable(session, job_id, caller, "job.cancel", save=save)
             state = State(row.state)
             text = f"cancelled by {caller.owner}"
             if state in LIVE:
@@ -54,7 +54,7 @@ class ControlService:
         Pausing a paused job changes nothing. Raises NotFound, NotAllowed, Conflict.
         """
         with self._db.write() as session:
-            row = changeable(session, job_id, caller)
+            row = changeable(session, job_id, caller, "job.pause")
             state, intent = State(row.state), row.stop_intent
             text = f"paused by {caller.owner}"
             if state in TERMINAL:
@@ -82,7 +82,7 @@ class ControlService:
         A job that goes on already is left as it is. Raises NotFound, NotAllowed, Conflict while it still stops.
         """
         with self._db.write() as session:
-            row = changeable(session, job_id, caller)
+            row = changeable(session, job_id, caller, "job.resume")
             state = State(row.state)
             if state in TERMINAL:
                 hint = f"`opensloth retry {job_id}` makes a new job of it"
@@ -104,7 +104,7 @@ class ControlService:
     def change(self, job_id: str, caller: Caller, *, priority: str | None = None, keep: bool | None = None) -> JobView:
         """Set the priority class (raising it is for admins) and whether retention leaves the job alone."""
         with self._db.write() as session:
-            row = changeable(session, job_id, caller)
+            row = changeable(session, job_id, caller, "job.change", priority=priority, keep=keep)
             values: dict[str, Any] = {} if keep is None else {"kept": keep}
             if priority is not None and PRIORITIES[priority] != row.priority:
                 self._require_priority(row, PRIORITIES[priority], caller)
@@ -124,7 +124,7 @@ class ControlService:
         """
         # No planner is in the middle of locking the same jobs in another order.
         with self._db.scheduler_lock() as session:
-            move(session, changeable(session, job_id, caller), place)
+            move(session, changeable(session, job_id, caller, "job.move"), place)
             after_commit(session, self._publisher.wake_planner)
         return self._jobs.get(job_id, caller)
 

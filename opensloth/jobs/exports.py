@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
-from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed, NotFound
+from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed
 from opensloth.jobs.export_spec import SCHEMA_VERSION, ExportSpec, parse_export_spec
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.service import JobService, body_digest
@@ -44,7 +44,7 @@ class ExportService:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
         def insert(session: Session, job_id: str) -> None:
-            source = self._source(session, source_id, spec)
+            source = self._source(session, source_id, spec, caller)
             if spec.push_to_hub is not None:
                 self._secrets.require(session, caller.owner, spec.push_to_hub.secret, "push_to_hub.secret")
             depends_on = [] if source.state == State.SUCCEEDED else [source_id]
@@ -54,6 +54,7 @@ class ExportService:
                 export_of=source_id,
                 name=spec.name.strip() or f"{source.name[:110]} {spec.form}",
                 owner=caller.owner,
+                team=caller.team,
                 spec=dict(body),
                 schema_version=SCHEMA_VERSION,
                 user_metadata=dict(spec.metadata),
@@ -63,26 +64,25 @@ class ExportService:
                 max_retries=spec.max_retries,
                 model_id=source_id,
             )
-            self._jobs.add(session, row, depends_on)
+            self._jobs.add(session, row, depends_on, caller)
 
         return self._jobs.accept(insert, digest, caller, idempotency_key)
 
     def list(self, source_id: str, caller: Caller) -> list[JobView]:
         """The exports of a job, newest first; raises NotFound."""
-        self._jobs.state(source_id)
+        self._jobs.state(source_id, caller)
         with self._db.read() as session:
             rows = session.scalars(
                 select(JobRow)
-                .where(JobRow.export_of == source_id)
+                .where(JobRow.export_of == source_id, visible_to(caller, JobRow.team))
                 .order_by(JobRow.created_at.desc(), JobRow.id.desc())
                 .limit(100)
             ).all()
             return self._jobs.views(session, rows)
 
-    def _source(self, session: Session, source_id: str, spec: ExportSpec) -> JobRow:
-        source = session.get(JobRow, source_id)
-        if source is None:
-            raise NotFound(f"there is no job {source_id!r}", hint="`opensloth jobs` lists them")
+    def _source(self, session: Session, source_id: str, spec: ExportSpec, caller: Caller) -> JobRow:
+        found = session.get(JobRow, source_id)
+        source = require_visible(found, caller, f"job {source_id!r}", "`opensloth jobs` lists them")
         if source.state not in TERMINAL:
             return source
         if source.state != State.SUCCEEDED or not (source.result or {}).get("model"):
@@ -91,7 +91,7 @@ class ExportService:
                 code="no_result",
                 hint="only a job that succeeded has one",
             )
-        choice = self._models.choose(session, source_id, "job")
+        choice = self._models.choose(session, source_id, "job", caller)
         if spec.format == "adapter" and choice.adapter_key is None:
             raise InvalidInput(
                 "the result is no adapter",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database
 from opensloth.datasets.report import CHECK_VERSION, FileCheck
 from opensloth.datasets.rows import FileCheckRow, FileRow
-from opensloth.errors import Conflict, InvalidInput, NotFound
+from opensloth.errors import Conflict, InvalidInput
 from opensloth.jobs.inputs import SECTION
 from opensloth.jobs.rows import JobRow
 from opensloth.models.registry import ModelChoice, ModelRegistry
@@ -17,12 +18,11 @@ from opensloth.script_parts.data import DataFile
 from opensloth.script_parts.methods import METHODS
 
 
-def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
+def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Caller) -> str:
     """The script's text. Raises NotFound, and Conflict as long as it is not decided where and how the job trains."""
     with database.read() as session:
-        job = session.get(JobRow, job_id)
-        if job is None:
-            raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
+        found = session.get(JobRow, job_id)
+        job = require_visible(found, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
         if job.kind == "export":
             raise Conflict("an export trains nothing", code="no_script", hint=f"ask for the script of {job.export_of}")
         if job.resolved is None:
@@ -36,7 +36,7 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
                 code="no_script",
                 hint="the plugin's own code is what trains",
             )
-        choice = _choice(session, models, job.model_id, config.pretrained_lora)
+        choice = _choice(session, models, job.model_id, config.pretrained_lora, caller)
         data = _file(session, job.dataset_id or "", config)
         evaluation = _file(session, job.eval_dataset_id, config) if job.eval_dataset_id else None
     source = ScriptSource(
@@ -54,9 +54,9 @@ def script_of(database: Database, models: ModelRegistry, job_id: str) -> str:
     return render_script(source)
 
 
-def _choice(session: Session, models: ModelRegistry, name: str, adapter: str | None) -> ModelChoice:
+def _choice(session: Session, models: ModelRegistry, name: str, adapter: str | None, caller: Caller) -> ModelChoice:
     try:
-        return models.choose_with_adapter(session, name, adapter, SECTION)
+        return models.choose_with_adapter(session, name, adapter, SECTION, caller)
     except InvalidInput:
         # The model was deleted since; the script names it all the same.
         return ModelChoice(base_id=name)

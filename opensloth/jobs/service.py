@@ -12,10 +12,11 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.database import Database, after_commit, db_now
 from opensloth.datasets.service import FileService
-from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotAllowed, NotFound
+from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotAllowed
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
@@ -121,6 +122,7 @@ class JobService:
             id=job_id,
             name=spec.name,
             owner=caller.owner,
+            team=caller.team,
             spec=dict(body),
             schema_version=SCHEMA_VERSION,
             resolved=inputs.resolved,
@@ -133,9 +135,9 @@ class JobService:
             eval_dataset_id=spec.eval_dataset,
             model_id=spec.opensloth_config.fast_model_args.model_name,
         )
-        self.add(session, row, inputs.depends_on)
+        self.add(session, row, inputs.depends_on, caller)
 
-    def add(self, session: Session, row: JobRow, depends_on: Sequence[str]) -> None:
+    def add(self, session: Session, row: JobRow, depends_on: Sequence[str], caller: Caller) -> None:
         """Insert a new job: queued, or waiting for the jobs in `depends_on`."""
         now = _now(session)
         state = State.WAITING if depends_on else State.QUEUED
@@ -147,18 +149,19 @@ class JobService:
         text = f"the job waits for {', '.join(depends_on)}" if depends_on else "the job is queued"
         data = {"from": None, "to": state.value, "reason": None}
         self.events.append(session, row.id, 0, [Record(type="state", message=text, data=data)])
+        record(session, caller, "job.submit", row.id, name=row.name, kind=row.kind)
 
     # Reading
 
     def get(self, job_id: str, caller: Caller) -> JobView:
         """One job; raises NotFound."""
         with self._db.read() as session:
-            return self.views(session, [_found(session.get(JobRow, job_id), job_id)])[0]
+            return self.views(session, [_found(session.get(JobRow, job_id), job_id, caller)])[0]
 
-    def state(self, job_id: str) -> State:
-        """The present state of a job; raises NotFound."""
+    def state(self, job_id: str, caller: Caller) -> State:
+        """The present state of a job that the caller sees; raises NotFound."""
         with self._db.read() as session:
-            return State(_found(session.get(JobRow, job_id), job_id).state)
+            return State(_found(session.get(JobRow, job_id), job_id, caller).state)
 
     def list(
         self,
@@ -170,8 +173,9 @@ class JobService:
         limit: int = 20,
         after: str | None = None,
     ) -> tuple[list[JobView], bool]:
-        """Jobs, newest first, and whether more follow; `metadata` pairs must all match."""
-        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc())
+        """Jobs that the caller sees, newest first, and whether more follow; `metadata` pairs must all match."""
+        seen = visible_to(caller, JobRow.team)
+        query = select(JobRow).where(seen).order_by(JobRow.created_at.desc(), JobRow.id.desc())
         if unknown := [name for name in states if name not in set(State)]:
             known = ", ".join(State)
             raise InvalidInput(
@@ -187,7 +191,7 @@ class JobService:
         with self._db.read() as session:
             if after is not None:
                 last = session.get(JobRow, after)
-                if last is None:
+                if last is None or not caller.can_see(last.team):
                     raise InvalidInput(
                         "the page cannot be found", fields=[FieldError("after", f"there is no job {after!r}")]
                     )
@@ -216,7 +220,7 @@ class JobService:
     def checkpoints(self, job_id: str, caller: Caller) -> Checkpoints:
         """The complete checkpoints of a job, newest first."""
         with self._db.read() as session:
-            _found(session.get(JobRow, job_id), job_id)
+            _found(session.get(JobRow, job_id), job_id, caller)
             rows = session.scalars(
                 select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
             )
@@ -227,7 +231,7 @@ class JobService:
     ) -> AllSeries:
         """The job's metric series, as of one uninterrupted run."""
         with self._db.read() as session:
-            _found(session.get(JobRow, job_id), job_id)
+            _found(session.get(JobRow, job_id), job_id, caller)
             resumed = session.execute(
                 select(AttemptRow.attempt, AttemptRow.resumed_step).where(AttemptRow.job_id == job_id)
             ).all()
@@ -255,18 +259,19 @@ def user_of_file(session: Session, file_id: str) -> str | None:
     return session.scalar(select(JobRow.id).where(needs, JobRow.state.not_in(over)).limit(1))
 
 
-def changeable(session: Session, job_id: str, caller: Caller) -> JobRow:
-    """The job's row, locked; raises NotFound, and NotAllowed unless the caller may change it."""
-    row = _found(locked(session, job_id), job_id)
-    if row.owner != caller.owner and not caller.is_admin:
-        raise NotAllowed(f"the job {row.id} belongs to {row.owner}", hint="ask its owner or an admin")
+def changeable(session: Session, job_id: str, caller: Caller, action: str, **data: Any) -> JobRow:
+    """The job's row, locked, and a note in the audit log that `caller` does `action` (as `job.cancel`) to it.
+
+    Raises NotFound, and NotAllowed unless the caller may change the job.
+    """
+    row = _found(locked(session, job_id), job_id, caller)
+    caller.require_change(row.owner, f"the job {row.id}")
+    record(session, caller, action, job_id, owner=row.owner, **data)
     return row
 
 
-def _found(row: JobRow | None, job_id: str) -> JobRow:
-    if row is None:
-        raise NotFound(f"there is no job {job_id!r}", hint="`opensloth jobs` lists them")
-    return row
+def _found(row: JobRow | None, job_id: str, caller: Caller) -> JobRow:
+    return require_visible(row, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
 
 
 def _now(session: Session) -> float:

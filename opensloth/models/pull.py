@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.callers import HOST
 from opensloth.errors import OpenSlothError
 from opensloth.models.imports import claim_import, run_import
 from opensloth.services import Services
@@ -19,11 +19,11 @@ def main() -> None:
     services = Services.make(get_settings())
     host = f"pull:{services.settings.host_id}"
     try:
-        model = services.models.register(name, source, Caller("admin", "admin"))
+        model = services.models.register(name, source, HOST)
         while model.status == "importing" and (claimed := claim_import(services.database, host, _LEASE_S)):
             scratch = services.settings.home.expanduser() / "imports"
             run_import(services.database, services.storage, scratch, claimed[0], host, claimed[1])
-            model = services.models.get(name)
+            model = services.models.get(name, HOST)
     except OpenSlothError as error:
         sys.exit("\n".join([error.message, *(f"{field.path}: {field.message}" for field in error.fields)]))
     if model.status == "failed":

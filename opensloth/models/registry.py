@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from sqlalchemy import exists, select, tuple_
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import HOST, Caller, require_visible, visible_to
 from opensloth.database import Database, after_commit, db_now
-from opensloth.errors import Conflict, FieldError, InvalidInput, NotFound
+from opensloth.errors import Conflict, FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
 from opensloth.models.catalogue import CATALOGUE
 from opensloth.models.rows import ModelRow
@@ -23,7 +24,7 @@ from opensloth.storage import Storage
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 JOB_ID = re.compile(r"ftjob-[0-9a-f]+")
-
+_HINT = "`opensloth models list` shows what there is"
 
 UserOf = Callable[[Session, list[str]], str | None]
 """Finds a job that is not over and needs one of the named models; given by who wires the services."""
@@ -120,27 +121,26 @@ class ModelRegistry:
                 now = session.scalar(select(db_now())) or 0.0
                 row = ModelRow(id=model_id, kind="base", owner=caller.owner, source=source, created_at=now)
                 session.add(row)
+            record(session, caller, "model.register", model_id, source=source)
             if row.status != "ready":
                 row.status, row.error = ("ready" if is_hub else "importing"), None
                 row.importer = row.import_until = None
             after_commit(session, self._publisher.wake_planner)
         return ModelView.of(row)
 
-    def get(self, model_id: str) -> ModelView:
+    def get(self, model_id: str, caller: Caller) -> ModelView:
         """The model with this id, or the result of the job with this id; raises NotFound."""
         with self._db.read() as session:
-            row = _find(session, model_id)
-        if row is None:
-            raise NotFound(f"there is no model {model_id!r}", hint="`opensloth models list` shows what is registered")
-        return ModelView.of(row)
+            return ModelView.of(require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT))
 
-    def list(self, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
-        """Models, newest first, and whether more follow."""
+    def list(self, caller: Caller, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
+        """Bases and the results that the caller sees, newest first, and whether more follow."""
         query = select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(limit + 1)
+        query = query.where(ModelRow.team.is_(None) | visible_to(caller, ModelRow.team))
         with self._db.read() as session:
             if after is not None:
                 last = session.get(ModelRow, after)
-                if last is None:
+                if last is None or not caller.can_see(last.team):
                     raise InvalidInput("the page cannot be found", fields=[FieldError("after", f"no model {after!r}")])
                 query = query.where(tuple_(ModelRow.created_at, ModelRow.id) < tuple_(last.created_at, last.id))
             rows = session.scalars(query).all()
@@ -149,11 +149,8 @@ class ModelRegistry:
     def delete(self, model_id: str, caller: Caller) -> None:
         """Remove a model and its files; raises Conflict while a job needs it."""
         with self._db.write() as session:
-            row = _find(session, model_id)
-            if row is None:
-                raise NotFound(f"there is no model {model_id!r}")
-            if row.owner != caller.owner:
-                caller.require_admin("delete another's model")
+            row = require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT)
+            caller.require_change(row.owner, f"the model {model_id}")
             user = self._user_of(session, [row.id, *([row.job_id] if row.job_id else [])])
             if user is not None:
                 raise Conflict(
@@ -163,15 +160,14 @@ class ModelRegistry:
                 raise Conflict(f"adapters of {model_id!r} are registered", hint="delete those results first")
             key = row.storage_key
             session.delete(row)
+            record(session, caller, "model.delete", row.id, owner=row.owner)
         if key:
             self._storage.delete(key)
 
-    def choose(
-        self, session: Session, name: str, field: str = "opensloth_config.fast_model_args.model_name"
-    ) -> ModelChoice:
+    def choose(self, session: Session, name: str, field: str, caller: Caller) -> ModelChoice:
         """What `name` (a model, a hub id, a job with a result) stands for; raises InvalidInput naming `field`."""
         row = _find(session, name)
-        if row is not None:
+        if row is not None and caller.can_see(row.team):
             return self._choice(session, row, field)
         if HUB_ID.fullmatch(name):
             return ModelChoice(base_id=name, hub_id=name)
@@ -179,13 +175,15 @@ class ModelRegistry:
             field, f"there is no model {name!r}: give a registered model, a hub id like org/name, or a job's id"
         )
 
-    def choose_with_adapter(self, session: Session, name: str, adapter: str | None, section: str) -> ModelChoice:
+    def choose_with_adapter(
+        self, session: Session, name: str, adapter: str | None, section: str, caller: Caller
+    ) -> ModelChoice:
         """What `model_name` and, where given, `pretrained_lora` in the spec's `section` stand for together."""
-        base = self.choose(session, name, f"{section}.fast_model_args.model_name")
+        base = self.choose(session, name, f"{section}.fast_model_args.model_name", caller)
         if adapter is None:
             return base
         field = f"{section}.pretrained_lora"
-        found = self.choose(session, adapter, field)
+        found = self.choose(session, adapter, field, caller)
         if found.adapter_key is None:
             raise unknown_model(field, f"{adapter!r} is not an adapter; give the id of a job's result")
         if base.adapter_key is not None:
@@ -204,7 +202,7 @@ class ModelRegistry:
             return ModelChoice(base_id=row.id, hub_id=hub, storage_key=row.storage_key)
         if row.lora is None:
             return ModelChoice(base_id=row.id, storage_key=row.storage_key)
-        base = self.choose(session, row.base_id or "", field)
+        base = self.choose(session, row.base_id or "", field, HOST)
         return ModelChoice(
             base_id=base.base_id,
             hub_id=base.hub_id,
@@ -220,6 +218,7 @@ def add_result(
     job_id: str,
     base_id: str,
     owner: str,
+    team: str,
     name: str,
     key: str,
     size: int,
@@ -235,6 +234,7 @@ def add_result(
             kind="result",
             status="ready",
             owner=owner,
+            team=team,
             source=job_id,
             storage_key=key,
             base_id=base_id,

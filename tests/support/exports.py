@@ -103,7 +103,7 @@ def finished_job(services: Services, result: Path, base: Path | None = None, nam
     lora = json.loads(config.read_text()) if config.exists() else None
     with services.database.write() as session:
         model_id = add_result(
-            session, job_id=job_id, base_id="tiny", owner="admin", name=name, key=key, size=1, lora=lora
+            session, job_id=job_id, base_id="tiny", owner="admin", team="default", name=name, key=key, size=1, lora=lora
         )
         artifacts = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
         session.execute(

@@ -120,7 +120,7 @@ def test_a_hostile_template_is_stopped_and_the_api_lives(services, tmp_path, tem
     file = services.files.create("rows.jsonl", [json.dumps(ROWS[0]).encode()], caller)
     previews = PreviewService(services.database, services.storage, services.files, services.models, 8)
     with pytest.raises(InvalidInput) as caught:
-        previews.preview(file.id, model=model)
+        previews.preview(file.id, caller, model=model)
     assert caught.value.error_code == code
 
 

@@ -71,7 +71,7 @@ def test_exports_are_checked_kept_pushed_and_tell_no_secret(
 
     assert merged.state == "succeeded", merged.error
     assert merged.result is not None
-    assert services.models.get(merged.id).base == "tiny"
+    assert services.models.get(merged.id, ADMIN).base == "tiny"
     next_job = body(services, add_file(services), "after the merge")
     next_job["opensloth_config"]["fast_model_args"]["model_name"] = merged.id
     parse_job_spec(next_job)

@@ -46,8 +46,8 @@ def test_a_job_runs_to_its_end_and_leaves_a_model(services: Services, worker: Wo
     assert (job.progress.step, job.progress.percent) == (6, 100.0)
     assert job.result is not None
     assert [artifact.name for artifact in job.result.artifacts] == ["adapter_config.json"]
-    assert services.models.get(job.result.model).job_id == job_id
-    assert services.models.get(job_id).id == job.result.model
+    assert services.models.get(job.result.model, ADMIN).job_id == job_id
+    assert services.models.get(job_id, ADMIN).id == job.result.model
     assert [checkpoint.step for checkpoint in services.jobs.checkpoints(job_id, ADMIN)] == [6, 3]
     events = all_events(services, job_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))

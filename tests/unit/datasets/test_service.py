@@ -63,22 +63,22 @@ def test_a_second_upload_of_a_content_uses_the_stored_check(files, tmp_path, mon
     monkeypatch.setattr(isolated, "check_isolated", None)
     second = files.create("b.parquet", [content], BOB)
     assert first.id != second.id
-    assert files.check(first.id) == files.check(second.id)
+    assert files.check(first.id, BOB) == files.check(second.id, BOB)
 
 
 def test_a_check_by_older_rules_is_not_relied_on(files, database):
     file = files.create("a.jsonl", [ROW], BOB)
     with database.write() as session:
-        assert files.require_for_training(session, file.id, "sft", "dataset").id == file.id
+        assert files.require_for_training(session, file.id, "sft", "dataset", BOB).id == file.id
         session.execute(update(FileCheckRow).values(version=CHECK_VERSION - 1))
         with pytest.raises(InvalidDataset, match="checked again") as caught:
-            files.require_for_training(session, file.id, "sft", "dataset")
+            files.require_for_training(session, file.id, "sft", "dataset", BOB)
     assert caught.value.fields[0].path == "dataset"
 
 
 def test_an_unknown_file_is_named_by_the_field_that_names_it(files, database):
     with database.read() as session, pytest.raises(InvalidInput) as caught:
-        files.require_for_training(session, "file-none", "sft", "eval_dataset")
+        files.require_for_training(session, "file-none", "sft", "eval_dataset", BOB)
     assert caught.value.fields[0].path == "eval_dataset"
 
 
