@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-WINDOW_TOKENS = 2**22
-WINDOW_ROWS = 2**16
+WINDOW_TOKENS = 2**19
+WINDOW_ROWS = 2**15
 """Samples are packed in windows that end with the sample that reaches one of these: memory stays flat."""
+WINDOW_PACKED_ROWS = 64
+"""A window has tokens for as many packed rows at least, so that few of them are not full."""
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -20,11 +22,16 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     start = tokens = 0
     for index, length in enumerate(lengths):
         tokens += length
-        if tokens >= WINDOW_TOKENS or index + 1 - start >= WINDOW_ROWS or index + 1 == len(lengths):
+        if ends_window(tokens, index + 1 - start, capacity) or index + 1 == len(lengths):
             window = pack_window(lengths[start : index + 1], capacity)
             rows += [[start + i for i in row] for row in window] if start else window
             start, tokens = index + 1, 0
     return rows
+
+
+def ends_window(tokens: int, rows: int, capacity: int) -> bool:
+    """Whether a window of so many tokens and samples is complete."""
+    return tokens >= max(WINDOW_TOKENS, WINDOW_PACKED_ROWS * capacity) or rows >= WINDOW_ROWS
 
 
 def pack_window(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from opensloth.datasets.encode import IGNORE, Encoded, EncodedPair, Row, encode_dpo, encode_sft
 from opensloth.datasets.encode_rows import encoded_rows
-from opensloth.datasets.pack import WINDOW_ROWS, WINDOW_TOKENS, pack
-from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep
+from opensloth.datasets.pack import WINDOW_TOKENS, ends_window, pack
+from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep, lists_of
 from opensloth.errors import InvalidDataset
 
 Sample = tuple[np.ndarray, np.ndarray]
@@ -116,7 +116,7 @@ def _windows(
             continue
         window.append(cut)
         tokens += len(cut[0])
-        if tokens >= WINDOW_TOKENS or len(window) >= WINDOW_ROWS:
+        if ends_window(tokens, len(window), max_length):
             yield window
             window, tokens = [], 0
     if window:
@@ -128,13 +128,16 @@ def _as_rows(window: list[Sample]) -> pa.Table:
 
 
 def _packed(window: list[Sample], max_length: int, counts: DataCounts) -> pa.Table:
-    groups = pack([len(ids) for ids, _ in window], max_length)
+    lengths = [len(ids) for ids, _ in window]
+    groups = pack(lengths, max_length)
     counts.packed_rows = (counts.packed_rows or 0) + len(groups)
-    return integer_lists(
+    packed = [sum(lengths[i] for i in group) for group in groups]
+    samples = [window[i] for group in groups for i in group]
+    return pa.table(
         {
-            "input_ids": [np.concatenate([window[i][0] for i in group]) for group in groups],
-            "labels": [np.concatenate([window[i][1] for i in group]) for group in groups],
-            "seq_lengths": [[len(window[i][0]) for i in group] for group in groups],
+            "input_ids": lists_of(packed, [ids for ids, _ in samples]),
+            "labels": lists_of(packed, [labels for _, labels in samples]),
+            "seq_lengths": lists_of([len(group) for group in groups], [[len(ids) for ids, _ in samples]]),
         }
     )
 
@@ -147,7 +150,7 @@ def pair_tables(pairs: Iterable[EncodedPair]) -> Iterator[pa.Table]:
     for pair in pairs:
         window.append(pair)
         tokens += len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
-        if tokens >= WINDOW_TOKENS // 4:  # these are Python's integers
+        if tokens >= WINDOW_TOKENS // 2:  # these are Python's integers
             yield integer_lists({name: [getattr(kept, name) for kept in window] for name in names})
             window, tokens = [], 0
     if window:

@@ -110,10 +110,12 @@ def write_tables(path: Path, tables: Iterator[pa.Table]) -> None:
 
 def integer_lists(columns: Mapping[str, Sequence[Sequence[int] | np.ndarray]]) -> pa.Table:
     """A table whose columns hold lists of 32-bit integers, made without a Python object per token."""
-    arrays = {}
-    for name, values in columns.items():
-        offsets = np.zeros(len(values) + 1, np.int64)
-        np.cumsum([len(value) for value in values], out=offsets[1:])
-        flat = np.concatenate([np.asarray(value, np.int32) for value in values]) if values else np.zeros(0, np.int32)
-        arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pa.table(arrays)
+    return pa.table({name: lists_of([len(value) for value in values], values) for name, values in columns.items()})
+
+
+def lists_of(lengths: Sequence[int], parts: Sequence[Sequence[int] | np.ndarray]) -> pa.Array:
+    """Lists of these lengths out of all integers of `parts`, one part behind the other."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    flat = np.concatenate([np.asarray(part, np.int32) for part in parts]) if parts else np.zeros(0, np.int32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))

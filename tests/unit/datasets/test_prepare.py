@@ -14,6 +14,7 @@ from opensloth.datasets.encode import IGNORE
 from opensloth.datasets.prepare import prepare_dpo, prepare_sft, split_rows
 from opensloth.datasets.prompts import prepare_grpo
 from opensloth.datasets.split import with_eval_split
+from opensloth.datasets.unpaired import prepare_kto
 from opensloth.errors import InvalidDataset
 from opensloth.rewards import RewardPolicy, build_rewards
 from tests.support.tiny_model import make_tokenizer
@@ -117,6 +118,17 @@ def test_preferences_in_messages_end_the_prompt_where_the_assistant_begins() -> 
     (encoded,) = prepare_dpo([row], TOKENIZER, max_length=100).dataset
     assert TOKENIZER.decode(encoded["prompt_ids"]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert TOKENIZER.decode(encoded["chosen_ids"]) == "Yo<|im_end|>\n"
+
+
+def test_each_row_of_an_evaluation_of_kto_has_the_answer_of_the_row_before_and_the_first_that_of_the_last() -> None:
+    rows = [{"prompt": f"p{n}", "completion": "x" * n, "label": n % 2 == 0} for n in range(1, 1200)]
+    plain = prepare_kto(rows, TOKENIZER, max_length=4000).dataset
+    assert plain.column_names == ["prompt_ids", "completion_ids", "label"]
+    found = prepare_kto(rows, TOKENIZER, max_length=4000, split="eval").dataset
+    answers = [len(ids) for ids in found["completion_ids"]]
+    assert answers == [*range(3, 1201), 2]
+    assert [len(ids) for ids in found["KL_completion_ids"]] == [*range(2, 1200), 1200]
+    assert found["label"][:2] == [True, False]
 
 
 def test_data_comes_as_rows_a_dataset_or_splits() -> None:
