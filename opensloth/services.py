@@ -16,6 +16,7 @@ from opensloth.events.store import EventStore
 from opensloth.jobs.control import ControlService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
+from opensloth.jobs.queue import QueueService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
 from opensloth.rewards import RewardPolicy
@@ -39,6 +40,7 @@ class Services:
     jobs: JobService
     secrets: SecretService
     exports: ExportService
+    queue: QueueService
 
     @cached_property
     def previews(self) -> PreviewService:
@@ -69,8 +71,10 @@ class Services:
         files = FileService(database, storage, settings, user_of_file)
         models = ModelRegistry(database, storage, publisher, user_of_models)
         rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
-        jobs = JobService(database, files, models, events, publisher, rewards)
+        queue = QueueService(database, settings)
+        jobs = JobService(database, files, models, events, publisher, rewards, queue)
         keys = KeyService(database)
         secrets = SecretService(database, settings)
         exports = ExportService(database, jobs, models, secrets)
-        return cls(settings, database, storage, publisher, events, keys, files, models, rewards, jobs, secrets, exports)
+        parts = (settings, database, storage, publisher, events, keys, files, models, rewards)
+        return cls(*parts, queue, jobs, secrets, exports)

@@ -21,6 +21,7 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
 from opensloth.jobs.inputs import Inputs, resolve_inputs
+from opensloth.jobs.queue import QueueService
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
 from opensloth.jobs.states import TERMINAL, State
@@ -45,8 +46,10 @@ class JobService:
         events: EventStore,
         publisher: Publisher,
         rewards: RewardPolicy,
+        queue: QueueService,
     ) -> None:
         self._db = database
+        self._queue = queue
         self._files = files
         self._models = models
         self.events = events
@@ -156,7 +159,9 @@ class JobService:
     def get(self, job_id: str, caller: Caller) -> JobView:
         """One job; raises NotFound."""
         with self._db.read() as session:
-            return self.views(session, [_found(session.get(JobRow, job_id), job_id, caller)])[0]
+            view = self.views(session, [_found(session.get(JobRow, job_id), job_id, caller)])[0]
+        self._queue.annotate([view], caller, thorough=True)
+        return view
 
     def state(self, job_id: str, caller: Caller) -> State:
         """The present state of a job that the caller sees; raises NotFound."""
@@ -197,7 +202,9 @@ class JobService:
                     )
                 query = query.where(tuple_(JobRow.created_at, JobRow.id) < tuple_(last.created_at, last.id))
             rows = session.scalars(query.limit(limit + 1)).all()
-            return self.views(session, rows[:limit]), len(rows) > limit
+            views = self.views(session, rows[:limit])
+        self._queue.annotate(views, caller)
+        return views, len(rows) > limit
 
     def views(self, session: Session, rows: Sequence[JobRow]) -> Views:
         """Rows as clients see them."""

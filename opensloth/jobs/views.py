@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from opensloth.events.records import rfc3339
+from opensloth.jobs.queue_views import QueueView
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.jobs.spec import PRIORITY_NAMES
 
@@ -75,6 +76,8 @@ class JobView(BaseModel):
     )
     priority: str = Field("normal", description="Its class in the queue now.")
     kept: bool = Field(False, description="What it left is kept, whatever its age.")
+    queue: QueueView | None = Field(None, description="What it is told while it is queued or waiting.")
+    promised_start: str | None = Field(None, description="The first start that it was told.")
     attempt: int = 0
     phase: str | None = Field(None, description="What the trainer does now, e.g. loading_model, training.")
     spec: dict[str, Any] = Field(description="As it was posted.")
@@ -107,6 +110,7 @@ class JobView(BaseModel):
             stop_intent=row.stop_intent,
             priority=PRIORITY_NAMES[row.priority],
             kept=row.kept,
+            promised_start=_time(row.promised_start),
             attempt=row.attempt,
             phase=row.phase,
             spec=row.spec,

@@ -1,0 +1,254 @@
+"""What queued jobs are told: their place, what they wait for in words, and when they are expected to start."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from sqlalchemy import bindparam, select, update
+
+from opensloth.accounts.callers import Caller
+from opensloth.database import Database
+from opensloth.jobs.queue_views import QueueEntry, QueueView, time_of
+from opensloth.jobs.rows import DependencyRow, JobRow, PullWaitRow
+from opensloth.jobs.situation import Situation, read_situation
+from opensloth.jobs.spec import PRIORITY_NAMES
+from opensloth.jobs.states import State
+from opensloth.jobs.views import JobView
+from opensloth.scheduling.fairness import expected_end
+from opensloth.scheduling.forecast import Expectation, expected_starts
+from opensloth.scheduling.types import QueuedJob
+from opensloth.scheduling.words import in_words
+from opensloth.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 1.0
+"""A forecast serves this long."""
+EFFORT = 0.1
+"""The part of its time that a process may spend on forecasts: a dear one serves longer."""
+LIST_PATIENCE_S = 0.05
+"""A list of jobs waits for a forecast this long at the most."""
+OTHERS = "another team's job"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A forecast, and the box that it was made from."""
+
+    seen: Situation
+    expected: dict[str, Expectation]
+    jobs: dict[str, QueuedJob]
+    team_of: dict[str, str]
+    ends: dict[str, float]
+    """When each running job is expected to end."""
+
+    @classmethod
+    def of(cls, seen: Situation, *extra: QueuedJob) -> Snapshot:
+        """Plays the queue forward, `extra` jobs in it."""
+        queue = [*seen.queue, *extra]
+        expected = expected_starts(queue, seen.devices, seen.running, seen.usage, seen.now, seen.rules)
+        teams = {job.id: job.team for job in queue} | {job.job_id: job.team for job in seen.running}
+        ends = {job.job_id: expected_end(job, seen.now, seen.rules) for job in seen.running}
+        return cls(seen, expected, {job.id: job for job in queue}, teams, ends)
+
+    def view(self, job_id: str, caller: Caller | None) -> QueueView | None:
+        """What `caller` may read of a queued job; None if it was not queued then."""
+        job, expectation = self.jobs.get(job_id), self.expected.get(job_id)
+        if job is None or expectation is None:
+            return None
+        told = self._without_others(expectation, caller)
+        return QueueView(
+            position=expectation.position,
+            waiting_for=in_words(job, told, self.clock, self.seen.noun),
+            expected_start=time_of(expectation.start),
+        )
+
+    def clock(self, moment: float) -> str:
+        """A moment as people read it, in UTC; with the day where it is not today."""
+        at, today = datetime.fromtimestamp(moment, UTC), datetime.fromtimestamp(self.seen.now, UTC).date()
+        return at.strftime("%H:%M UTC" if at.date() == today else "%H:%M UTC on %d %B")
+
+    def _without_others(self, expectation: Expectation, caller: Caller | None) -> Expectation:
+        """The same without the ids of jobs that the caller does not see."""
+        wait = expectation.wait
+        return replace(
+            expectation,
+            freed_by=self._named(expectation.freed_by, caller),
+            wait=replace(wait, job_id=self._named(wait.job_id, caller)),
+        )
+
+    def _named(self, job_id: str | None, caller: Caller | None) -> str | None:
+        if job_id is None or caller is None or caller.can_see(self.team_of.get(job_id)):
+            return job_id
+        return OTHERS
+
+
+class QueueService:
+    """Forecasts of the queue, made beside the writers and kept for a moment."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._db = database
+        self._settings = settings
+        self._making = threading.Lock()
+        self._last: Snapshot | None = None
+        self._made_at = 0.0
+        self._took_s = 0.0
+        self._renewal: threading.Thread | None = None
+
+    # Forecasts
+
+    def snapshot(self, newer_than: float = 0.0) -> Snapshot:
+        """A forecast that is fresh enough, or one of a box seen after `newer_than` (by the database's clock)."""
+        with self._making:
+            last, age = self._last, time.monotonic() - self._made_at
+            stale = age > max(FRESH_S, self._took_s / EFFORT)
+            missed = last is not None and last.seen.now < newer_than and age > self._took_s
+            if last is None or stale or missed:
+                last = self._last = self._forecast()
+            return last
+
+    def _forecast(self) -> Snapshot:
+        began = time.monotonic()
+        with self._db.read() as session:
+            seen = read_situation(session, self._settings)
+        made = Snapshot.of(seen)
+        self._made_at = time.monotonic()
+        self._took_s = self._made_at - began
+        return made
+
+    def last(self) -> Snapshot | None:
+        """The newest forecast that is there within moments; an old one is renewed meanwhile."""
+        if self._making.locked():
+            return self._last
+        renewal = threading.Thread(target=self._renew, name="forecast", daemon=True)
+        renewal.start()
+        renewal.join(LIST_PATIENCE_S)
+        return self._last
+
+    def _renew(self) -> None:
+        try:
+            self.snapshot()
+        except Exception:
+            log.exception("the queue could not be played forward")
+
+    # What jobs show
+
+    def annotate(self, views: Sequence[JobView], caller: Caller, *, thorough: bool = False) -> None:
+        """Fill `queue` of the jobs among `views` that are queued or waiting.
+
+        `thorough` waits for a forecast that knows them; otherwise what is not known within moments stays None.
+        """
+        queued = [view for view in views if view.state == State.QUEUED]
+        waiting = [view for view in views if view.state == State.WAITING]
+        if not queued and not waiting:
+            return
+        snapshot = self._for([view.id for view in queued], thorough)
+        for view in queued if snapshot else ():
+            view.queue = snapshot.view(view.id, caller) if snapshot else None
+        if waiting:
+            self._annotate_waiting(waiting, snapshot)
+
+    def _for(self, job_ids: Collection[str], thorough: bool) -> Snapshot | None:
+        if not thorough:
+            return self.last()
+        snapshot = self.snapshot()
+        return snapshot if all(job_id in snapshot.jobs for job_id in job_ids) else self.snapshot(float("inf"))
+
+    def _annotate_waiting(self, views: Sequence[JobView], snapshot: Snapshot | None) -> None:
+        ids = [view.id for view in views]
+        reasons: dict[str, list[str]] = {job_id: [] for job_id in ids}
+        parents = (
+            select(DependencyRow.job_id, JobRow.id, JobRow.state)
+            .join(JobRow, JobRow.id == DependencyRow.depends_on)
+            .where(DependencyRow.job_id.in_(ids), JobRow.state != State.SUCCEEDED.value)
+            .order_by(DependencyRow.depends_on)
+        )
+        pulls = select(PullWaitRow.job_id, PullWaitRow.field).where(PullWaitRow.job_id.in_(ids))
+        with self._db.read() as session:
+            for job_id, parent, state in session.execute(parents):
+                reasons[job_id].append(_of_parent(parent, state, snapshot))
+            for job_id, field in session.execute(pulls.order_by(PullWaitRow.field)):
+                reasons[job_id].append(f"its {field}, which is fetched from the hub")
+        for view in views:
+            words = "; ".join(reasons[view.id])
+            view.queue = QueueView(position=None, waiting_for=words or "it is about to be queued", expected_start=None)
+
+    # The whole queue
+
+    def entries(self, caller: Caller, *, limit: int = 100, after: int = 0) -> tuple[list[QueueEntry], bool]:
+        """The queue in order from the position after `after`, and whether more follow; the jobs of teams that the
+        caller does not see have no id, name, owner or words."""
+        snapshot = self.snapshot()
+        order = sorted(snapshot.expected, key=lambda job_id: snapshot.expected[job_id].position)
+        shown = order[after : after + limit]
+        with self._db.read() as session:
+            rows = {row.id: row for row in session.scalars(select(JobRow).where(JobRow.id.in_(shown)))}
+        return [self._entry(snapshot, job_id, rows.get(job_id), caller) for job_id in shown], len(order) > after + limit
+
+    @staticmethod
+    def _entry(snapshot: Snapshot, job_id: str, row: JobRow | None, caller: Caller) -> QueueEntry:
+        job, expectation = snapshot.jobs[job_id], snapshot.expected[job_id]
+        entry = QueueEntry(
+            position=expectation.position, devices=job.devices, expected_start=time_of(expectation.start)
+        )
+        if row is None or not caller.can_see(job.team):
+            return entry
+        view = snapshot.view(job_id, caller)
+        return entry.model_copy(
+            update={
+                "id": job_id,
+                "name": row.name,
+                "owner": row.owner,
+                "team": row.team,
+                "priority": PRIORITY_NAMES[row.priority],
+                "waiting_for": view.waiting_for if view else None,
+                "queued_at": time_of(row.queued_at),
+                "promised_start": time_of(row.promised_start),
+            }
+        )
+
+    def expected_start_of(self, job: QueuedJob, caller: Caller | None = None) -> QueueView:
+        """What `job`, which is not in the queue, would be told if it were submitted now."""
+        seen = self.snapshot().seen
+        view = Snapshot.of(seen, replace(job, queued_at=seen.now)).view(job.id, caller)
+        assert view is not None
+        return view
+
+    # Promises
+
+    def promise(self) -> int:
+        """Write down the start that is expected now for each job that was not told one yet; returns for how many."""
+        new = select(JobRow.id, JobRow.queued_at).where(
+            JobRow.state == State.QUEUED.value, JobRow.promised_start.is_(None)
+        )
+        with self._db.read() as session:
+            asked = {job_id: at or 0.0 for job_id, at in session.execute(new)}
+        if not asked:
+            return 0
+        expected = self.snapshot(newer_than=max(asked.values())).expected
+        starts = [(job_id, expected[job_id].start) for job_id in asked if job_id in expected]
+        return self._write([(job_id, start) for job_id, start in starts if start is not None])
+
+    def _write(self, starts: Iterable[tuple[str, float]]) -> int:
+        told = [{"of_job": job_id, "start": start} for job_id, start in starts]
+        if told:
+            untold = (JobRow.id == bindparam("of_job"), JobRow.promised_start.is_(None))
+            with self._db.write() as session:
+                session.connection().execute(
+                    update(JobRow).where(*untold).values(promised_start=bindparam("start")), told
+                )
+        return len(told)
+
+
+def _of_parent(parent: str, state: str, snapshot: Snapshot | None) -> str:
+    """A job that must succeed first, and how far it is."""
+    if snapshot is not None and parent in snapshot.ends:
+        return f"{parent}, which is expected to end at {snapshot.clock(snapshot.ends[parent])}"
+    if snapshot is not None and parent in snapshot.expected:
+        return f"{parent}, which is number {snapshot.expected[parent].position} in the queue"
+    return f"{parent}, which is {state}"
