@@ -32,7 +32,9 @@ def shown(name: object) -> str:
 
 
 def kind(value: object) -> str:
-    """The JSON name of a value's type."""
+    """The JSON name of a value's type; NaN, which JSON does not know, by its own name."""
+    if value != value:
+        return "NaN, which stands for a missing value"
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text"}
     return names.get(type(value)) or ("a list" if isinstance(value, list) else "an object")
 

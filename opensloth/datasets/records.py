@@ -52,7 +52,7 @@ class BadRow(ValueError):
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise BadRow(f"{name} is not JSON; use a number or null")
+    raise BadRow(f"has {name}, which is not JSON; write a number, or null where there is none")
 
 
 _decoder = json.JSONDecoder(parse_constant=_no_constant)

@@ -67,7 +67,7 @@ class Resources(BaseModel):
     model_config = _CLOSED
 
     gpus: int = Field(default=1, ge=0, le=1024)
-    """Devices, a count; on a host without GPUs these are its CPU slots."""
+    """Devices, a count; on a host without GPUs these are its CPU slots. 0 means 1: a job always takes a device."""
     memory: Annotated[int | None, BeforeValidator(parse_memory)] = Field(default=None, ge=1, le=2**60)
     """Memory on each device, in bytes or as "24GiB"; estimated when not set."""
     exclusive: bool = False
@@ -80,7 +80,7 @@ class JobSpec(BaseModel):
     model_config = _CLOSED
 
     name: str = Field(default="", max_length=128)
-    """What people call it, up to 128 characters; method and model when not set."""
+    """What people call it, up to 128 characters; when it is not set, empty or blank, the method and the model."""
     dataset: FileId
     """Id of the uploaded file to train on."""
     eval_dataset: FileId | None = None

@@ -45,6 +45,7 @@ def check_shape(body: Any) -> list[FieldError]:
 def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
     """One FieldError for each field that pydantic refused."""
     by_path: dict[str, FieldError] = {}
+    choices = _choices_beside_booleans(invalid, body)
     for error in invalid.errors(include_url=False, include_context=False):
         path = _path_in(body, error["loc"])
         kind = str(error["type"])
@@ -55,9 +56,22 @@ def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
             found = FieldError(path, *explain_unknown(parent, name))
         else:
             message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            message = choices.get(path, message)
             found = FieldError(path, f"{message}, not {readable(error['input'])}", _code(kind))
         by_path.setdefault(path, found)
     return list(by_path.values())[:MAX_ERRORS]
+
+
+def _choices_beside_booleans(invalid: ValidationError, body: Any) -> dict[str, str]:
+    """For a field that is true, false or one of some texts: all of them, where pydantic tells of each kind alone."""
+    kinds: dict[str, dict[str, str]] = {}
+    for error in invalid.errors(include_url=False):
+        kinds.setdefault(_path_in(body, error["loc"]), {})[error["type"]] = error.get("ctx", {}).get("expected", "")
+    return {
+        path: f"should be {found['literal_error'].replace(chr(39), chr(34))}, true or false"
+        for path, found in kinds.items()
+        if "literal_error" in found and "bool_type" in found
+    }
 
 
 def readable(value: Any) -> str:

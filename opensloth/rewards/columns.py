@@ -9,10 +9,12 @@ from opensloth.rewards.spec import Row
 
 
 def value_of(row: Row, column: str) -> Any:
-    """The value of `column`; raises RowProblem where it is missing or null."""
+    """The value of `column`; raises RowProblem where there is none."""
     value = row.get(column)
     if value is None:
         raise RowProblem(f"column `{column}` is missing or null")
+    if value != value:
+        raise RowProblem(f"column `{column}` is NaN, which is no value; write one or remove the row")
     return value
 
 

@@ -169,6 +169,20 @@ def test_a_job_comes_as_a_script_once_it_is_resolved(admin, services):
     compile(script.text, "script.py", "exec")
     assert "SFTTrainer" in script.text
     assert "data.jsonl" in script.text
+    assert "[chat(row) for row in rows]" in script.text, "the check of the file knows its form"
+
+
+def test_a_job_of_a_plugin_has_no_script(admin, services):
+    from opensloth.jobs.rows import JobRow
+
+    job_id = submit(services)
+    with services.database.write() as session:
+        row = session.get_one(JobRow, job_id)
+        config = {**row.spec["opensloth_config"], "training_type": "ours"}
+        row.resolved = {"opensloth_config": config, "training_args": {}, "engine": "transformers", "device": "cpu"}
+    script = admin.get(f"/v1/jobs/{job_id}/script")
+    assert (script.status_code, script.json()["code"]) == (409, "no_script")
+    assert "plugin" in script.json()["detail"]
 
 
 def test_another_spelling_of_the_caller_is_not_the_caller(services, job_body):

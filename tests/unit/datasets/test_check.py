@@ -147,7 +147,7 @@ def test_only_the_first_ten_errors_are_kept_and_all_are_counted(tmp_path):
         (b"\x7fELF\x00\x00", "binary"),
         (b'{"text": "a"}\n{"text": \n', "row 2 is not valid JSON"),
         (b'{"text": "a"}\n\n{"text": "b" "c"}\n', "row 2 (line 3) is not valid JSON"),
-        (b'{"text": NaN}\n', "NaN is not JSON"),
+        (b'{"text": NaN}\n', "has NaN, which is not JSON; write a number"),
         (b'{"text": "a\x00b"}\n', "raw control character"),
         (b'{"text": "\\ud800"}\n', "surrogate"),
         (b'{"text": "abc\xffd"}\n', "byte 0xff at position 13"),
@@ -246,6 +246,13 @@ def test_parquet_is_checked_like_the_others(tmp_path):
     found = check_file(parquet(tmp_path, [DPO, {**DPO, "rejected": None}]))
     assert (found.container, found.rows, found.form) == ("parquet", 2, "preference")
     assert first_error(found, "dpo")[:2] == (2, "rejected")
+
+
+def test_a_number_that_is_none_is_named_with_row_and_cure(tmp_path):
+    rows = [{"prompt": "a", "completion": "x", "label": value} for value in (1.0, float("nan"))]
+    error = check_file(parquet(tmp_path, rows)).methods["kto"].errors[1]
+    assert (error.row, error.column) == (2, "label")
+    assert "must be true (wanted) or false (unwanted) and is NaN" in error.message
 
 
 def test_parquet_messages_with_null_keys_are_read(tmp_path):

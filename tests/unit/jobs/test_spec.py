@@ -405,3 +405,17 @@ def test_null_and_booleans_are_called_what_json_calls_them():
         "not null"
     )
     assert errors_of(body_with("training_args.max_steps", True))["training_args.max_steps"].message.endswith("not true")
+
+
+@pytest.mark.parametrize("value", ["x", "Unsloth", 3, None, []])
+def test_a_field_of_true_false_or_a_word_is_refused_with_all_of_them(value):
+    path = "opensloth_config.fast_model_args.use_gradient_checkpointing"
+    with pytest.raises(InvalidInput) as refused:
+        parse_job_spec(body_with(path, value))
+    (error,) = [error for error in refused.value.fields if error.path == path]
+    assert error.message.startswith('should be "unsloth", true or false, not')
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_job_without_a_name_is_called_by_method_and_model(name):
+    assert parse_job_spec(body_with("name", name)).name == "sft-smollm2-135m"

@@ -101,6 +101,7 @@ def test_a_missing_column_is_told_before_training():
     [
         ("numeric_answer", {"answer": "none at all"}, "holds no number"),
         ("numeric_answer", {"answer": None}, "missing or null"),
+        ("exact_match", {"answer": float("nan")}, "is NaN"),
         ("exact_match", {"answer": {"a": 1}}, "must be text or a number"),
         ("exact_match", {"answer": []}, "empty list"),
         ("code_tests", {"tests": ["assert f(1) ==="]}, "no Python"),
