@@ -1,7 +1,9 @@
 """A trainer without a model: the real protocol, at any speed, with the faults that the job's name asks for.
 
 The name is words like `steps=20 step_s=0.05 save=5 kill@7 nan@3 deaf`: `kill@7` kills itself after step 7 in the first
-attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM.
+attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM. `claim=4` holds 4 GiB of the fake
+GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the host's memory, `bad_gpu=NAME` fails
+with device_error wherever it gets that GPU, `oom@3` runs out of GPU memory.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from opensloth.storage import Storage
 from opensloth.training.records import Records
 from opensloth.training.run_spec import EVENTS_NAME, RunSpec, checkpoint_name, read_spec
 from opensloth.training.watchdog import start_watchdog
+from tests.support import fake_nvml
 
 EXIT_STOPPED, EXIT_FAILED = 10, 20
 
@@ -53,6 +57,10 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
     storage = Storage(run.storage_url)
     records.phase("training", "training")
     first = run.resumed_step + 1
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    if "claim" in behaviour.words:
+        fake_nvml.claim(gpu, int(behaviour.words["claim"]) << 30)
+    eaten = b"x" * (int(behaviour.words.get("eat") or 0) << 20)
     for step in range(first, behaviour.steps + 1):
         time.sleep(behaviour.step_s)
         if step == first:
@@ -67,9 +75,13 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             tokens=step * 10,
             metrics=metrics,
         )
-        if behaviour.at("nan", step):
-            records.write("failure", "failure", code="nan_loss", message="the loss became NaN", hint=None, detail=None)
-            sys.exit(EXIT_FAILED)
+        if "grow" in behaviour.words and step == first + 2:
+            fake_nvml.claim(gpu, int(behaviour.words["grow"]) << 30)
+        for word, code in (("nan", "nan_loss"), ("oom", "cuda_oom")):
+            if behaviour.at(word, step):
+                fail(records, code)
+        if gpu and behaviour.words.get("bad_gpu") == gpu:
+            fail(records, "device_error")
         if (behaviour.at("kill", step) and run.attempt == 1) or behaviour.at("kill_always", step):
             os.kill(os.getpid(), signal.SIGKILL)
         if stop and step < behaviour.steps:
@@ -78,12 +90,18 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             sys.exit(EXIT_STOPPED)
         if behaviour.save and step % behaviour.save == 0:
             checkpoint(run, storage, records, step)
+    del eaten
     folder = Path(run.run_dir) / "result"
     folder.mkdir()
     (folder / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}')
     files = storage.put_tree(folder, run.artifact_key, move=True)
     artifacts = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
     records.write("result", "done", key=run.artifact_key, artifacts=artifacts, base=run.base_name, metrics={})
+
+
+def fail(records: Records, code: str) -> NoReturn:
+    records.write("failure", "failure", code=code, message=f"asked for: {code}", hint=None, detail=None, local_rank=0)
+    sys.exit(EXIT_FAILED)
 
 
 def checkpoint(run: RunSpec, storage: Storage, records: Records, step: int) -> None:
