@@ -17,6 +17,7 @@ from starlette.routing import Match
 from opensloth.errors import (
     Conflict,
     FieldError,
+    InsufficientStorage,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -62,6 +63,7 @@ TABLE: dict[type[OpenSlothError], Answer] = {
     NotFound: Answer(404, "Not found"),
     Conflict: Answer(409, "The present state does not allow it"),
     TooLarge: Answer(413, "Too large"),
+    InsufficientStorage: Answer(507, "The disk is short", "server_error"),
     Unavailable: Answer(503, "Not available at the moment", "server_error"),
     OpenSlothError: Answer(500, "The server failed", "server_error"),
 }

@@ -9,6 +9,7 @@ OpenSlothError
 ├── NotFound              nothing with that id, or nothing that the caller may see
 ├── Conflict              the thing is in a state that does not allow it
 ├── TooLarge              an upload, a body or a line beyond its limit
+├── InsufficientStorage   a disk is short of room
 └── Unavailable           a part that is needed is away for the moment; try again
 """
 
@@ -93,6 +94,12 @@ class TooLarge(OpenSlothError):
     """Larger than the limit."""
 
     code = "too_large"
+
+
+class InsufficientStorage(OpenSlothError):
+    """A disk of the service has too little room left to take in more."""
+
+    code = "insufficient_storage"
 
 
 class Unavailable(OpenSlothError):

@@ -14,7 +14,9 @@ from opensloth.devices.service import DeviceService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.control import ControlService
+from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.exports import ExportService
+from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
 from opensloth.jobs.queue import QueueService
 from opensloth.models.registry import ModelRegistry
@@ -22,6 +24,7 @@ from opensloth.plugins import load_plugins
 from opensloth.rewards import RewardPolicy
 from opensloth.settings import Settings
 from opensloth.storage import Storage
+from opensloth.storage.deletions import Deletions
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class Services:
     def control(self) -> ControlService:
         """What people do to jobs that are there."""
         return ControlService(self.database, self.publisher, self.jobs)
+
+    @cached_property
+    def deletions(self) -> Deletions:
+        """What is on its way out of storage."""
+        return Deletions(self.database, self.storage)
+
+    @cached_property
+    def deletion(self) -> DeletionService:
+        """Deletes jobs."""
+        return DeletionService(self.database, self.deletions)
+
+    @cached_property
+    def retention(self) -> RetentionService:
+        """What goes when the disk is cleaned."""
+        return RetentionService(self.database, self.storage, self.deletions, self.settings)
 
     @cached_property
     def devices(self) -> DeviceService:

@@ -45,6 +45,18 @@ class Settings(BaseSettings):
     preview_timeout_s: float = 30.0
     """The longest that the preview of a file may take; half of it is for the statistics."""
 
+    min_free_bytes: int = 2 * 2**30
+    """Free space below which nothing is taken in and no job is started, of storage and home each; 0: never."""
+    keep_checkpoints_days: float | None = Field(default=None, ge=0)
+    """How long the checkpoints of an ended job stay; for ever if not set. A worker removes them within an hour."""
+    keep_logs_days: float | None = Field(default=None, ge=0)
+    """How long the logs of an ended job stay; for ever if not set."""
+    keep_results_days: float | None = Field(default=None, ge=0)
+    """How long the result of an ended job stays, unless the job is kept; for ever if not set."""
+
+    leases: bool = False
+    """Whether this host runs people's own commands (`opensloth lease`), as the accounts that an admin gave them."""
+
     plugins: str | None = None
     """Modules with further training types, with commas; API, worker and trainers import them, so all must have them."""
     reward_urls: str | None = None

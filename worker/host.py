@@ -16,7 +16,9 @@ from opensloth.jobs.attempts import AttemptService, End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
+from opensloth.storage.space import shortage
 from worker.device_watch import DeviceWatch
+from worker.housekeeping import Housekeeping
 from worker.imports import ModelImports
 from worker.processes import kill_leftovers
 from worker.supervisor import Supervisor
@@ -42,16 +44,17 @@ class Host:
         self._draining = threading.Event()
         self._lock: IO[str] | None = None
         self._away_since: float | None = None
+        self._short = False
         self._reap_from = 0.0
         self._threads = [
             threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True),
             threading.Thread(target=self._loop, name="host", daemon=True),
+            Housekeeping(services, self._draining),
         ]
 
     def start(self) -> None:
         """Register the host, clear what an earlier worker left, and begin."""
         self._lock = _only_one(self._services)
-        self._services.storage.sweep()
         self._register()
         self._services.devices.lift(list(self._devices), SILENT)  # it has answered
         self._services.devices.set_host_draining(self._id, False)
@@ -119,13 +122,22 @@ class Host:
 
     def _round(self) -> None:
         self._reap()
-        plan_round(self._services.database, self._services.events, self._services.publisher, self._settings)
+        if self._has_room():
+            plan_round(self._services.database, self._services.events, self._services.publisher, self._settings)
         self._take_up()
         for job_id, intent in self._attempts.stop_intents(self._id).items():
             if job_id in self._supervisors:
                 self._supervisors[job_id].stop(intent)
         self._imports.look()
         self._supervisors = {job_id: thread for job_id, thread in self._supervisors.items() if thread.is_alive()}
+
+    def _has_room(self) -> bool:
+        """Whether jobs may start: with a short disk they would fail at their first checkpoint."""
+        short = shortage(self._services.storage, self._settings.home, self._settings.min_free_bytes)
+        if short is not None and not self._short:
+            log.warning("nothing is started: %s", short)
+        self._short = short is not None
+        return short is None
 
     def _reap(self) -> None:
         """Take back lost jobs; after an outage of the database only once every live worker could renew again."""

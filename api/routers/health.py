@@ -12,6 +12,7 @@ from api.dependencies import ServicesDep
 from opensloth.accounts.keys import Caller
 from opensloth.events.publisher import redis_client
 from opensloth.services import Services
+from opensloth.storage.space import shortage
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """`ready` or `not ready`; each part is `ok` or `away`. Redis may be away: events are late then, not lost."""
+    """`ready` or `not ready`; each part is `ok`, `away` or `short`.
+
+    Redis may be away: events are late then, not lost. With a disk that is short nothing new is taken in.
+    """
 
     status: str
     parts: dict[str, str]
@@ -48,6 +52,8 @@ def readyz(response: Response, services: ServicesDep) -> Readiness:
         "storage": _ask("storage", lambda: _storage(services)),
         "redis": _ask("redis", lambda: redis_client(services.settings.redis).ping()),
     }
+    settings = services.settings
+    parts["disk"] = "short" if shortage(services.storage, settings.home, settings.min_free_bytes) else "ok"
     ready = parts["database"] == parts["storage"] == "ok"
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"

@@ -20,6 +20,7 @@ from opensloth.datasets.upload import Spool, disk_errors
 from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput
 from opensloth.settings import Settings
 from opensloth.storage import Storage
+from opensloth.storage.space import require_room
 
 PURPOSE = "fine-tune"
 Order = Literal["asc", "desc"]
@@ -66,10 +67,18 @@ class FileService:
     # Uploading
 
     def spool(self, filename: str) -> Spool:
-        """Begin an upload: write to it, give it to `store`, and discard it whatever happens."""
+        """Begin an upload: write to it, give it to `store`, and discard it whatever happens.
+
+        Raises InsufficientStorage while a disk is short; so does writing to it.
+        """
         settings = self._settings
+        self.require_room()
         folder = self._storage.scratch(settings.home.expanduser() / "uploads")
-        return Spool(folder, filename, settings.max_upload_bytes, settings.max_line_bytes)
+        return Spool(folder, filename, settings.max_upload_bytes, settings.max_line_bytes, self.require_room)
+
+    def require_room(self) -> None:
+        """Raise InsufficientStorage while a disk is short."""
+        require_room(self._storage, self._settings.home, self._settings.min_free_bytes)
 
     def store(self, spool: Spool, purpose: str, caller: Caller) -> FileView:
         """Keep a spooled file. Raises InvalidDataset, TooLarge, InvalidInput; then nothing is kept."""

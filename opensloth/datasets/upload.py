@@ -7,24 +7,30 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from opensloth.datasets.check import Checker
 from opensloth.datasets.report import FileCheck
-from opensloth.errors import TooLarge, Unavailable
+from opensloth.errors import InsufficientStorage, TooLarge
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MAX_NAME = 255
+LOOK_EVERY_BYTES = 64 * 2**20
+"""How often a growing upload looks whether there is still room."""
 
 
 class Spool:
     """The temporary file of one upload. Call `discard` at the end, whatever happened."""
 
-    def __init__(self, folder: Path, filename: str, max_bytes: int, max_line_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, filename: str, max_bytes: int, max_line_bytes: int, require_room: Callable[[], None]
+    ) -> None:
         self.filename = clean_filename(filename)
         self._max_bytes = max_bytes
+        self._require_room = require_room
+        self._look_at = LOOK_EVERY_BYTES
         self._checker = Checker(self.filename, max_line_bytes)
         self._digest = hashlib.sha256()
         self.bytes = 0
@@ -43,6 +49,9 @@ class Spool:
                 code="file_too_large",
                 hint="split it into several files",
             )
+        if self.bytes >= self._look_at:
+            self._require_room()
+            self._look_at = self.bytes + LOOK_EVERY_BYTES
         with disk_errors():
             self._file.write(data)
         self._digest.update(data)
@@ -68,14 +77,13 @@ class Spool:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """A full disk as Unavailable: the same upload may succeed when there is room."""
+    """A full disk as InsufficientStorage."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(
-                "the server's disk is full", code="storage_full", hint="tell an admin; delete files that nobody needs"
-            ) from error
+            hint = "delete files and jobs that nobody needs, or tell an admin"
+            raise InsufficientStorage("the server's disk is full", hint=hint) from error
         raise
 
 

@@ -80,6 +80,7 @@ class JobService:
         self, insert: Insert, digest: str, caller: Caller, idempotency_key: str | None = None
     ) -> tuple[JobView, bool]:
         """Make a job by `insert(session, id)`, once for each idempotency key; `digest` is that of the body."""
+        self._files.require_room()
         job_id = f"ftjob-{secrets.token_hex(12)}"
         try:
             with self._db.write() as session:

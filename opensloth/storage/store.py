@@ -6,6 +6,7 @@ aside, fsynced and renamed; in an object store the manifest is written last. Who
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,8 +15,9 @@ import shutil
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from opensloth.errors import OpenSlothError
 from opensloth.storage.local import copy_durably, fsync_path, move_into_place
@@ -40,6 +42,14 @@ class StoredFile:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Bytes under a key, and when the newest of it was written, in seconds since 1970 (0 if there is nothing)."""
+
+    bytes: int
+    newest: float
+
+
 class Storage:
     """The store behind `OPENSLOTH_STORAGE_URL`; keys are relative POSIX paths made by the server."""
 
@@ -53,6 +63,11 @@ class Storage:
             import fsspec
 
             self._fs, self._base = fsspec.core.url_to_fs(url)
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory behind a store that is one."""
+        return self._root
 
     # Single files
 
@@ -105,12 +120,32 @@ class Storage:
                 self._fs.rm(remote, recursive=True)
             return
         path = self._path(key)
+        # The same name each time: what a killed process left of it, the next one to delete the key removes.
+        doomed = self._root / ASIDE / f"deleted-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        shutil.rmtree(doomed, ignore_errors=True)
         if path.is_dir():
-            doomed = self._aside()
-            path.rename(doomed)
+            doomed.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process deletes it at the same time
+                path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def usage(self, key: str) -> Usage:
+        """What lies under `key`, a file or a folder with all in it; nothing, if there is nothing."""
+        if self._root is None:
+            remote = self._remote(key)
+            found = self._fs.find(remote, detail=True).values() if self._fs.exists(remote) else []
+            times = [entry.get("LastModified") or entry.get("mtime") or entry.get("created") for entry in found]
+            return Usage(sum(int(entry["size"] or 0) for entry in found), max(map(_seconds, times), default=0.0))
+        path = self._path(key)
+        size, newest = 0, 0.0
+        for entry in [path, *(path.rglob("*") if path.is_dir() else [])]:
+            with contextlib.suppress(FileNotFoundError):  # it is being removed while we look
+                stat = entry.stat()
+                size += 0 if entry.is_dir() else stat.st_size
+                newest = max(newest, stat.st_mtime)
+        return Usage(size, newest)
 
     def list_keys(self, prefix: str) -> list[str]:
         """The names one level below `prefix`, sorted."""
@@ -243,6 +278,13 @@ def _checked(key: str) -> str:
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in key:
         raise ValueError(f"not a storage key: {key!r}")
     return str(path)
+
+
+def _seconds(time_of: Any) -> float:
+    """A store's time as seconds since 1970; a file of unknown age counts as new."""
+    if isinstance(time_of, datetime):
+        return time_of.timestamp()
+    return float(time_of) if isinstance(time_of, int | float) else time.time()
 
 
 def _manifest(files: list[StoredFile]) -> str:

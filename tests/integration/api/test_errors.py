@@ -131,7 +131,7 @@ def test_a_database_that_is_away_is_a_503_that_asks_to_come_back(tmp_path, valke
         assert int(answer.headers["retry-after"]) > 0
         ready = httpx.get(f"{url}/readyz", timeout=30)
         assert ready.status_code == 503
-        assert ready.json()["parts"] == {"database": "away", "storage": "ok", "redis": "ok"}
+        assert ready.json()["parts"] == {"database": "away", "storage": "ok", "redis": "ok", "disk": "ok"}
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
 
 
@@ -174,7 +174,7 @@ def test_the_message_for_clients_of_openai_names_each_field_once(admin):
 def test_health_answers_without_a_key(anyone, services):
     assert anyone.get("/healthz").json() == {"status": "ok"}
     assert anyone.head("/healthz").status_code == 200
-    assert anyone.get("/readyz").json()["parts"] == {"database": "ok", "storage": "ok", "redis": "ok"}
+    assert anyone.get("/readyz").json()["parts"] == {"database": "ok", "storage": "ok", "redis": "ok", "disk": "ok"}
 
 
 def test_a_job_of_another_may_be_read(member, services):

@@ -192,7 +192,7 @@ def test_events_and_submissions_go_on_without_redis(without_redis, services):
         wait_for(lambda: len(listener.events) == 6)
         assert client.get("/readyz").json() == {
             "status": "ready",
-            "parts": {"database": "ok", "storage": "ok", "redis": "away"},
+            "parts": {"database": "ok", "storage": "ok", "redis": "away", "disk": "ok"},
         }
         started = time.monotonic()
         assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
