@@ -16,9 +16,9 @@ from opensloth.events.store import EventStore
 from opensloth.jobs.control import ControlService
 from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.exports import ExportService
+from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
-from opensloth.jobs.queue import QueueService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
 from opensloth.rewards import RewardPolicy
@@ -40,10 +40,10 @@ class Services:
     files: FileService
     models: ModelRegistry
     rewards: RewardPolicy
+    queue: QueueService
     jobs: JobService
     secrets: SecretService
     exports: ExportService
-    queue: QueueService
 
     @cached_property
     def previews(self) -> PreviewService:

@@ -24,10 +24,16 @@ class Deletions:
 
     def forget(self, session: Session, keys: Iterable[str]) -> None:
         """Remove `keys`, files or trees, once the transaction of `session` is committed."""
-        for key in keys:
+        wanted = list(keys)
+        for key in wanted:
             statement = insert_of(session)(StorageDeletionRow).values(key=key, asked_at=db_now())
             session.execute(statement.on_conflict_do_nothing())
-            after_commit(session, lambda key=key: self._remove(key))  # type: ignore[misc]
+
+        def remove() -> None:
+            for key in wanted:
+                self._remove(key)
+
+        after_commit(session, remove)
 
     def redo(self, older_than_s: float = 60.0) -> int:
         """Do what was asked for and is not done, because somebody was killed; returns how many keys went."""
