@@ -21,6 +21,7 @@ from worker.device_watch import DeviceWatch
 from worker.housekeeping import Housekeeping
 from worker.imports import ModelImports
 from worker.processes import kill_leftovers
+from worker.promises import Promises
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class Host:
         self._away_since: float | None = None
         self._short = False
         self._reap_from = 0.0
+        self._promises = Promises(services, self._draining)
         self._threads = [
+            self._promises,
             threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True),
             threading.Thread(target=self._loop, name="host", daemon=True),
             Housekeeping(services, self._draining),
@@ -125,6 +128,7 @@ class Host:
         if self._has_room():
             plan_round(self._services.database, self._services.events, self._services.publisher, self._settings)
         self._take_up()
+        self._promises.wake()
         for job_id, intent in self._attempts.stop_intents(self._id).items():
             if job_id in self._supervisors:
                 self._supervisors[job_id].stop(intent)

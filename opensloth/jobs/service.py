@@ -21,6 +21,7 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
 from opensloth.jobs.inputs import Inputs, resolve_inputs
+from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
@@ -143,6 +144,7 @@ class JobService:
 
     def add(self, session: Session, row: JobRow, depends_on: Sequence[str], caller: Caller) -> None:
         """Insert a new job: queued, or waiting for the jobs in `depends_on`."""
+        require_allowed(session, row)
         now = _now(session)
         state = State.WAITING if depends_on else State.QUEUED
         row.state, row.created_at = state.value, now
