@@ -132,12 +132,15 @@ def _transformers_model(source: ScriptSource, method: MethodScript) -> str:
         options.append("quantization_config=BitsAndBytesConfig(load_in_8bit=True)")
     elif args.load_in_4bit:
         options.append(
-            'quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
-            f"bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.{dtype})"
+            'quantization_config=BitsAndBytesConfig(\n            load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+            f"bnb_4bit_use_double_quant=True,\n            bnb_4bit_compute_dtype=torch.{dtype},\n        )"
         )
     lines = [
         "def load(name: str, adapter: str | None) -> tuple:",
-        f"    model = AutoModelForCausalLM.from_pretrained(name, {', '.join(options)})",
+        "    model = AutoModelForCausalLM.from_pretrained(",
+        "        name,",
+        *(f"        {option}," for option in options),
+        "    )",
     ]
     if args.load_in_4bit or args.load_in_8bit:
         checkpointing = bool(arguments.gradient_checkpointing)

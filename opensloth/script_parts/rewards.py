@@ -111,13 +111,21 @@ def render_rewards(specs: Sequence[RewardSpec]) -> RewardSource:
     if any(spec.name == "code_tests" for spec in specs):
         parts.append(f"SANDBOX = r'''{file_text('opensloth.rewards.sandbox_main')}'''")
         replaced[SANDBOX] = 'def program() -> list[str]:\n    """What Python runs."""\n    return ["-c", SANDBOX]'
-    body = "".join(f"        {line},\n" for line in lines)
+    body = "".join(f"        {_wrapped(line)},\n" for line in lines)
     made = f'def rewards(folder: str) -> list:\n    """What judges the answers, in order."""\n    return [\n{body}    ]'
     also = tuple({module for module, _ in roots if module.partition(".")[0] != "opensloth"})
     uses_files = FILE in parts
     return RewardSource(
         "\n\n\n".join([*dict.fromkeys(parts), made]), tuple(dict.fromkeys(roots)), replaced, also, uses_files
     )
+
+
+def _wrapped(call: str) -> str:
+    """A call that is too long for a line, with its arguments on the next ones."""
+    if len(call) <= 110 or not call.startswith("reward("):
+        return call
+    name, score, rest = call.removesuffix(")").split(", ", 2)
+    return f"{name}, {score},\n               {rest})"
 
 
 def _roots(entry: Reward[Any]) -> list[Name]:
@@ -137,4 +145,4 @@ def _line(label: str, entry: Reward[Any], params: dict[str, Any]) -> str:
 
 
 def _prepares(entry: Reward[Any]) -> bool:
-    return entry.prepare is not Reward.prepare
+    return entry.prepare.__module__ != Reward.__module__  # the registry's own does nothing
