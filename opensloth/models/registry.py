@@ -121,10 +121,10 @@ class ModelRegistry:
                 now = session.scalar(select(db_now())) or 0.0
                 row = ModelRow(id=model_id, kind="base", owner=caller.owner, source=source, created_at=now)
                 session.add(row)
-            record(session, caller, "model.register", model_id, source=source)
             if row.status != "ready":
                 row.status, row.error = ("ready" if is_hub else "importing"), None
                 row.importer = row.import_until = None
+            record(session, caller, "model.register", model_id, source=source)
             after_commit(session, self._publisher.wake_planner)
         return ModelView.of(row)
 
