@@ -91,6 +91,58 @@ JOB_EXAMPLES: dict[str, Any] = {
     },
 }
 
+ESTIMATE_EXAMPLE: dict[str, Any] = {
+    "object": "estimate",
+    "basis": "estimated",
+    "memory_bytes": 7_381_975_040,
+    "peak_bytes": None,
+    "parts": {
+        "weights": 2_471_628_800,
+        "adapter": 45_088_768,
+        "gradients": 45_088_768,
+        "optimizer": 23_671_603,
+        "reference": 0,
+        "context": 838_860_800,
+        "activations": 2_233_466_880,
+        "logits": 790_888_448,
+        "generation": 0,
+        "step": 0,
+        "total": 6_448_694_067,
+    },
+    "least_bytes": 6_448_694_067,
+    "assumed": {
+        "engine": "transformers",
+        "device": "cuda",
+        "precision": "16bit",
+        "rows": 4,
+        "tokens": 2048,
+        "checkpointing": "layers",
+        "optimizer": "adamw_8bit",
+        "trained_parameters": 11_272_192,
+    },
+    "disk": {
+        "checkpoint": 85_537_587,
+        "checkpoints": 256_612_761,
+        "result": 61_865_984,
+        "exports": {"merged_16bit": 2_488_406_016, "q8_0": 1_329_830_016, "adapter": 61_865_984},
+    },
+    "duration": {"steps": 300, "start_s": 31.0, "step_s": 2.1, "expected_s": 661.0},
+    "devices": 1,
+    "fits": [
+        {
+            "device": "GPU-5e1c3b2a",
+            "host": "box",
+            "memory_bytes": 85_520_809_984,
+            "alone": True,
+            "shared": True,
+            "now": True,
+        }
+    ],
+    "placeable": True,
+    "notes": [],
+    "queue": {"position": 1, "waiting_for": "the next planning round", "expected_start": "2026-11-22T14:20:00Z"},
+}
+
 MODEL_EXAMPLES: dict[str, Any] = {
     "known": {"summary": "A model known by a short name", "value": {"id": "smollm2-135m"}},
     "hub": {"summary": "A model of the hub", "value": {"id": "qwen3-0.6b", "source": "Qwen/Qwen3-0.6B"}},

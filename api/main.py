@@ -11,6 +11,7 @@ from api import document, errors
 from api.middleware import RequestGuard
 from api.routers import (
     artifacts,
+    estimates,
     exports,
     files,
     health,
@@ -51,7 +52,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.add_middleware(RequestGuard)
     errors.install(app)
-    for module in (files, jobs, job_control, job_streams, artifacts, exports, queue, models, rewards, keys, secrets):
+    for module in (
+        files,
+        estimates,
+        jobs,
+        job_control,
+        job_streams,
+        artifacts,
+        exports,
+        queue,
+        models,
+        rewards,
+        keys,
+        secrets,
+    ):
         app.include_router(module.router, responses=document.ERRORS)
     app.include_router(health.router)
     document.complete(app)

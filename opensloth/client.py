@@ -35,9 +35,10 @@ from opensloth.remote.files import Files
 from opensloth.remote.jobs import Jobs
 from opensloth.remote.keys import Keys
 from opensloth.remote.models import Models
+from opensloth.remote.queue import Queue
 from opensloth.remote.rewards import Rewards
 from opensloth.remote.secrets import Secrets
-from opensloth.remote.shapes import Artifact, Checkpoint, Event, File, Job, Key, Model, Reward, Secret, Series
+from opensloth.remote.shapes import Artifact, Checkpoint, Estimate, Event, File, Job, Key, Model, Reward, Secret, Series
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
@@ -47,6 +48,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "Estimate",
     "Event",
     "Field",
     "File",
@@ -89,6 +91,7 @@ class Client:
         self.files = Files(self._transport, UploadCache(credentials_path().with_name("uploads.json")))
         self.jobs = Jobs(self._transport)
         self.models = Models(self._transport)
+        self.queue = Queue(self._transport)
         self.rewards = Rewards(self._transport)
         self.keys = Keys(self._transport)
         self.secrets = Secrets(self._transport)

@@ -13,11 +13,14 @@ from opensloth.datasets.service import FileService
 from opensloth.devices.service import DeviceService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
+from opensloth.jobs.assessment import Assessor
 from opensloth.jobs.control import ControlService
 from opensloth.jobs.deletion import DeletionService
+from opensloth.jobs.estimates import EstimateService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retention import RetentionService
+from opensloth.jobs.retries import RetryService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
@@ -52,9 +55,20 @@ class Services:
         return PreviewService(self.database, self.storage, self.files, self.models, timeout_s)
 
     @cached_property
+    def estimates(self) -> EstimateService:
+        """What jobs would need."""
+        assessor = self.jobs.assessor
+        return EstimateService(self.database, self.files, self.models, self.rewards, assessor, self.queue)
+
+    @cached_property
     def control(self) -> ControlService:
         """What people do to jobs that are there."""
         return ControlService(self.database, self.publisher, self.jobs)
+
+    @cached_property
+    def retries(self) -> RetryService:
+        """Tries jobs that are over again."""
+        return RetryService(self.database, self.storage, self.jobs, self.exports)
 
     @cached_property
     def deletions(self) -> Deletions:
@@ -90,7 +104,7 @@ class Services:
         models = ModelRegistry(database, storage, publisher, user_of_models)
         rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
         queue = QueueService(database, settings)
-        jobs = JobService(database, files, models, events, publisher, rewards, queue)
+        jobs = JobService(database, files, models, events, publisher, rewards, queue, Assessor(storage))
         keys = KeyService(database)
         secrets = SecretService(database, settings)
         exports = ExportService(database, jobs, models, secrets)

@@ -7,6 +7,7 @@ import typer
 from opensloth import __version__
 from opensloth.cli import exit_codes, jobs, login, results
 from opensloth.cli.diff import diff
+from opensloth.cli.estimate import estimate
 from opensloth.cli.export import export
 from opensloth.cli.files import files
 from opensloth.cli.models import models
@@ -33,6 +34,7 @@ app.command(rich_help_panel=SERVER)(up)
 app.command(rich_help_panel=SERVER)(login.login)
 app.command(rich_help_panel=SERVER)(simulate)
 app.command(rich_help_panel=JOBS)(submit)
+app.command(rich_help_panel=JOBS)(estimate)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):
     app.command(rich_help_panel=JOBS)(_command)

@@ -12,6 +12,7 @@ from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
 from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed
 from opensloth.jobs.export_spec import SCHEMA_VERSION, ExportSpec, parse_export_spec
+from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.service import JobService, body_digest
 from opensloth.jobs.spec import PRIORITIES
@@ -30,13 +31,20 @@ class ExportService:
         self._secrets = secrets
 
     def submit(
-        self, source_id: str, body: Any, caller: Caller, idempotency_key: str | None = None
+        self,
+        source_id: str,
+        body: Any,
+        caller: Caller,
+        idempotency_key: str | None = None,
+        *,
+        retry: Retry | None = None,
     ) -> tuple[JobView, bool]:
         """Accept an export of the job `source_id`; the second value is False where the idempotency key had made it.
 
         One that has not ended yet is waited for. Raises NotFound, Conflict where there will be no result, InvalidInput.
         """
-        digest = body_digest({"export_of": source_id, "body": body})
+        asked = {"export_of": source_id, "body": body}
+        digest = body_digest(asked if retry is None else retry.identify(asked))
         if idempotency_key is not None and (earlier := self._jobs.earlier(caller, idempotency_key, digest)):
             return earlier, False
         spec = parse_export_spec(body)
@@ -64,7 +72,11 @@ class ExportService:
                 max_retries=spec.max_retries,
                 model_id=source_id,
             )
+            choice = None if depends_on else self._models.choose(session, source_id, "job", caller)
+            self._jobs.assessor.fill_export(session, row, spec, choice)
             self._jobs.add(session, row, depends_on, caller)
+            if retry is not None:
+                retry.apply(session, job_id)
 
         return self._jobs.accept(insert, digest, caller, idempotency_key)
 

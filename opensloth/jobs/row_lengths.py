@@ -10,7 +10,7 @@ from opensloth.datasets.compression import compression_of
 from opensloth.datasets.rows import FileRow
 from opensloth.storage import Storage
 
-READ_BYTES = 32 * 2**20
+READ_BYTES = 16 * 2**20
 """Files beyond it are not read for this; their rows are taken to be as long as the job lets them be."""
 _LARGE_VOCABULARY = 16_000
 _TEMPLATE_TOKENS = 64

@@ -20,9 +20,11 @@ from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotA
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
+from opensloth.jobs.assessment import Assessor
 from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
+from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
 from opensloth.jobs.states import TERMINAL, State
@@ -48,6 +50,7 @@ class JobService:
         publisher: Publisher,
         rewards: RewardPolicy,
         queue: QueueService,
+        assessor: Assessor,
     ) -> None:
         self._db = database
         self._queue = queue
@@ -56,15 +59,18 @@ class JobService:
         self.events = events
         self._publisher = publisher
         self._rewards = rewards
+        self.assessor = assessor
 
     # Submission
 
-    def submit(self, body: Any, caller: Caller, idempotency_key: str | None = None) -> tuple[JobView, bool]:
+    def submit(
+        self, body: Any, caller: Caller, idempotency_key: str | None = None, *, retry: Retry | None = None
+    ) -> tuple[JobView, bool]:
         """Accept a job; the second value is False where the idempotency key had made it before.
 
         Raises InvalidInput with a FieldError for each thing that is wrong.
         """
-        digest = body_digest(body)
+        digest = body_digest(body if retry is None else retry.identify(body))
         if idempotency_key is not None and (earlier := self.earlier(caller, idempotency_key, digest)):
             return earlier, False
         spec = parse_job_spec(body)
@@ -74,6 +80,8 @@ class JobService:
         def insert(session: Session, job_id: str) -> None:
             inputs = resolve_inputs(session, spec, caller, self._files, self._models, self._rewards)
             self._insert(session, job_id, spec, inputs, body, caller)
+            if retry is not None:
+                retry.apply(session, job_id)
 
         return self.accept(insert, digest, caller, idempotency_key)
 
@@ -140,6 +148,7 @@ class JobService:
             eval_dataset_id=spec.eval_dataset,
             model_id=spec.opensloth_config.fast_model_args.model_name,
         )
+        self.assessor.fill(session, row, spec, inputs.foreseen)
         self.add(session, row, inputs.depends_on, caller)
 
     def add(self, session: Session, row: JobRow, depends_on: Sequence[str], caller: Caller) -> None:

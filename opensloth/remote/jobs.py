@@ -12,7 +12,7 @@ from urllib.parse import quote
 from opensloth.remote.errors import InvalidRequest
 from opensloth.remote.follow import OnDrop, follow_events, follow_log
 from opensloth.remote.pages import iterate
-from opensloth.remote.shapes import Artifact, Checkpoint, Event, Job, Page, Series
+from opensloth.remote.shapes import Artifact, Checkpoint, Estimate, Event, Job, Page, Series
 from opensloth.remote.transfer import ProgressCallback, download
 from opensloth.remote.transport import Transport
 
@@ -36,6 +36,10 @@ class Jobs:
             raise InvalidRequest(f"The spec cannot be sent: {problem}.", code="invalid_input", hint=hint) from None
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4()), "Content-Type": "application/json"}
         return Job(**self._transport.json("POST", "/v1/jobs", content=body, headers=headers, idempotent=True))
+
+    def estimate(self, spec: Mapping[str, Any]) -> Estimate:
+        """What a job would need, where it would fit and when it would start; raises InvalidRequest as `submit` does."""
+        return Estimate(**self._transport.json("POST", "/v1/jobs/estimate", json=dict(spec), idempotent=True))
 
     def export(self, job_id: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submits an export of a job's result; its answer is a job of its own. Raises InvalidRequest."""

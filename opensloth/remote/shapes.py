@@ -48,6 +48,35 @@ class Result(Shape):
     artifacts: list[Artifact] = []
 
 
+class Told(Shape):
+    """What a job that waits is told; `expected_start` is RFC 3339, None where nobody can know it yet."""
+
+    position: int | None = None
+    waiting_for: str | None = None
+    expected_start: str | None = None
+
+
+class QueueEntry(Told):
+    """One place of the queue; a job of another team has no id, name or owner."""
+
+    id: str | None = None
+    name: str | None = None
+    owner: str | None = None
+    team: str | None = None
+    priority: str | None = None
+    devices: int = 1
+    promised_start: str | None = None
+
+
+class Use(Shape):
+    """What a user had of the devices, in device-seconds; `devices` are held now."""
+
+    owner: str
+    team: str | None = None
+    device_s: float = 0.0
+    devices: int = 0
+
+
 class JobError(Shape):
     """Why a job failed, and the last lines of its log."""
 
@@ -67,6 +96,7 @@ class Job(Shape):
     owner: str | None = None
     state: str
     reason: str | None = None
+    queue: Told | None = None
     attempt: int = 0
     phase: str | None = None
     spec: dict[str, Any] = {}
@@ -87,6 +117,23 @@ class Job(Shape):
     def ended(self) -> bool:
         """Whether the job is in a state that never changes."""
         return self.state in ENDED
+
+
+class Estimate(Shape):
+    """What a job would need on each of its devices; sizes in bytes, None where nothing is known."""
+
+    basis: str = "unknown"
+    memory_bytes: int | None = None
+    peak_bytes: int | None = None
+    parts: dict[str, int] | None = None
+    assumed: dict[str, Any] | None = None
+    disk: dict[str, Any] | None = None
+    duration: dict[str, Any] | None = None
+    devices: int = 1
+    fits: list[dict[str, Any]] = []
+    placeable: bool = True
+    notes: list[str] = []
+    queue: dict[str, Any] | None = None
 
 
 class Event(Shape):
