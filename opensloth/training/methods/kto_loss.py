@@ -172,4 +172,5 @@ def logps(model: Any, batch: Any) -> torch.Tensor:
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     mask = batch["completion_mask"][:, 1:]
     each = selective_log_softmax(logits[:, :-1], batch["input_ids"][:, 1:], row_mask=mask)
-    return (each * mask).sum(-1).float()
+    # Added up in 16 bits, an answer of -150 would be known to the next whole number only.
+    return (each.float() * mask).sum(-1)
