@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-WINDOW_TOKENS = 2**19
-WINDOW_ROWS = 2**15
+WINDOW_TOKENS = 2**18
+WINDOW_ROWS = 2**14
 """Samples are packed in windows that end with the sample that reaches one of these: memory stays flat."""
 WINDOW_PACKED_ROWS = 64
 """A window has tokens for as many packed rows at least, so that few of them are not full."""

@@ -150,7 +150,7 @@ def pair_tables(pairs: Iterable[EncodedPair]) -> Iterator[pa.Table]:
     for pair in pairs:
         window.append(pair)
         tokens += len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
-        if tokens >= WINDOW_TOKENS // 2:  # these are Python's integers
+        if tokens >= WINDOW_TOKENS:  # these are Python's integers
             yield integer_lists({name: [getattr(kept, name) for kept in window] for name in names})
             window, tokens = [], 0
     if window:
