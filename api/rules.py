@@ -25,6 +25,7 @@ PARTS = {
     "secrets": "secrets",
     "teams": "people",
     "users": "people",
+    "usage": "jobs",
 }
 """The part for what follows `/v1/`; None: every key."""
 

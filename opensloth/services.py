@@ -22,6 +22,7 @@ from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.retries import RetryService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
+from opensloth.jobs.usage import UsageService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
 from opensloth.rewards import RewardPolicy
@@ -53,6 +54,11 @@ class Services:
         """Rows as a model will see them."""
         timeout_s = self.settings.preview_timeout_s
         return PreviewService(self.database, self.storage, self.files, self.models, timeout_s)
+
+    @cached_property
+    def usage(self) -> UsageService:
+        """Who used how much."""
+        return UsageService(self.database, self.settings)
 
     @cached_property
     def estimates(self) -> EstimateService:

@@ -1,4 +1,4 @@
-"""`/v1/queue`: who is next."""
+"""`/v1/queue`: who is next; `/v1/usage`: who used how much."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from fastapi import APIRouter, Depends, Query
 
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from opensloth.jobs.queue_views import QueuePage
+from opensloth.jobs.usage import UsageView
+from opensloth.jobs.views import Page
 
-router = APIRouter(prefix="/v1/queue", tags=["queue"], dependencies=[Depends(strict_query)])
+router = APIRouter(prefix="/v1", tags=["queue"], dependencies=[Depends(strict_query)])
 
 
-@router.get("")
+@router.get("/queue")
 def show_queue(
     services: ServicesDep,
     caller: CallerDep,
@@ -25,3 +27,13 @@ def show_queue(
     """
     entries, more = services.queue.entries(caller, limit=limit, after=after)
     return QueuePage(data=entries, has_more=more)
+
+
+@router.get("/usage")
+def show_usage(
+    services: ServicesDep,
+    caller: CallerDep,
+    days: Annotated[int, Query(ge=1, le=366, description="Days (UTC), today included.")] = 7,
+) -> Page[UsageView]:
+    """Who used how much of the devices, most first; of the own team, an admin sees all."""
+    return Page(data=services.usage.recent(caller, days))

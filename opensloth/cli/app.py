@@ -13,6 +13,7 @@ from opensloth.cli.files import files
 from opensloth.cli.models import models
 from opensloth.cli.output import out
 from opensloth.cli.rewards import rewards
+from opensloth.cli.queue import queue
 from opensloth.cli.secrets import secrets
 from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
@@ -36,6 +37,7 @@ app.command(rich_help_panel=SERVER)(simulate)
 app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(estimate)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
+app.command(rich_help_panel=JOBS)(queue)
 for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):
     app.command(rich_help_panel=JOBS)(_command)
 app.command(rich_help_panel=JOBS)(diff)

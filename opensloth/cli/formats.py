@@ -80,6 +80,15 @@ def ago(text: str | float | int | None, now: datetime | None = None) -> str:
     return f"{int(seconds // 86400)} d ago"
 
 
+def moment(text: str | float | int | None, now: datetime | None = None) -> str:
+    """A time to come, on this machine's clock: `14:20`, on another day `Tue 14:20`."""
+    at = parse_time(text)
+    if at is None:
+        return "-"
+    local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
+    return local.strftime("%H:%M" if local.date() == today.date() else "%a %H:%M")
+
+
 def span(start: str | None, end: str | None) -> float | None:
     """Seconds between two of a job's times, None if either is missing."""
     first, last = parse_time(start), parse_time(end)

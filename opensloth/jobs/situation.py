@@ -42,15 +42,16 @@ class Situation:
     """What the box's devices are called."""
 
 
-def read_situation(session: Session, settings: Settings) -> Situation:
+def read_situation(session: Session, settings: Settings, *, with_queue: bool = True) -> Situation:
     """The box as it is now; times are seconds by the database's clock."""
     now = session.scalar(select(db_now())) or 0.0
     rules = Rules(min_run_s=settings.min_run_s)
-    queue = _queue(session)
+    queue = _queue(session) if with_queue else []
     devices, noun = _devices(session, now - settings.host_timeout_s)
     leases = read_leases(session)
     running = _running(session, leases, now, rules.min_run_s)
-    users, teams = usage_now(session, now, HALF_LIFE_S, _spent(running, devices, now))
+    spent = spent_since(running, devices, now, month_start(now))
+    users, teams = usage_now(session, now, HALF_LIFE_S, spent)
     return Situation(now, queue, devices, running, Usage(users, teams), rules, leases, noun)
 
 
@@ -207,14 +208,14 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
     ]
 
 
-def _spent(running: list[Running], devices: list[Device], now: float) -> list[Spent]:
-    """What live attempts have used of this month's device-seconds so far."""
-    month, largest = month_start(now), max((device.memory for device in devices), default=0)
+def spent_since(running: list[Running], devices: list[Device], now: float, since: float) -> list[Spent]:
+    """What live attempts have used of the devices since that moment, in device-seconds."""
+    largest = max((device.memory for device in devices), default=0)
     return [
         (
             job.owner,
             job.team,
-            (now - max(job.started_at, month)) * len(job.device_ids) * device_part(job.memory, False, largest),
+            (now - max(job.started_at, since)) * len(job.device_ids) * device_part(job.memory, False, largest),
         )
         for job in running
     ]
