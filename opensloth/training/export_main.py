@@ -66,7 +66,8 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
 
 
 def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
-    from opensloth.training.exports.hub import Push, prepare_hub
+    from opensloth.hub import prepare_hub
+    from opensloth.training.exports.hub import Push
     from opensloth.training.exports.spec import read_export
 
     spec = read_export(run_dir)

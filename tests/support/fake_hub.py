@@ -1,4 +1,4 @@
-"""The hub's HTTP endpoint as far as a push needs it: repositories, preupload, LFS, commits; tokens are checked."""
+"""The hub's HTTP endpoint as far as pushes and pulls need it; tokens are checked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Published:
+    """A repository that can be read: the files of each revision, and who may."""
+
+    revisions: dict[str, dict[str, bytes]]
+    card: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """The commit of a branch, a tag or a commit, and its files."""
+        for name, files in self.revisions.items():
+            commit = hashlib.sha1(json.dumps({p: c.hex() for p, c in files.items()}).encode()).hexdigest()
+            if revision in (name, commit):
+                return commit, files
+        return None
 
 
 @dataclass
 class FakeHub:
-    """What was pushed: repositories with their settings, and the files of each after its commits."""
+    """What was pushed: repositories with their settings, and the files of each after its commits; what can be read."""
 
     token: str
     url: str = ""
@@ -23,12 +42,24 @@ class FakeHub:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    published: dict[str, Published] = field(default_factory=dict)
+    """By `datasets/org/name` or `models/org/name`."""
+    downloads: list[str] = field(default_factory=list)
+    """The files whose bytes were asked for."""
+    open: threading.Event = field(default_factory=threading.Event)
+    """Downloads wait as long as it is not set."""
+
+    def publish(self, name: str, files: dict[str, bytes], **more: Any) -> Published:
+        """Let `name` be read at `main`."""
+        self.published[name] = Published({"main": files}, **more)
+        return self.published[name]
 
 
 @contextlib.contextmanager
 def serve_hub(token: str) -> Iterator[FakeHub]:
     """A hub that knows one token."""
     hub = FakeHub(token)
+    hub.open.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -36,6 +67,7 @@ def serve_hub(token: str) -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.open.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -47,6 +79,60 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def do_HEAD(self) -> None:
+        self._read()
+
+    def do_GET(self) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        """`/api/datasets/org/name[/revision/REV]`, or `/datasets/org/name/resolve/REV/PATH`; models have no prefix."""
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        asks_api = parts[0] == "api"
+        parts = parts[1:] if asks_api else parts
+        kind, *parts = parts if parts[0] in ("datasets", "models") else ["models", *parts]
+        found = self.hub.published.get("/".join([kind, *parts[:2]]))
+        knows_us = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+        if found is None or (found.private and not knows_us):
+            # As the real one: without a token nobody learns what is there.
+            self._refuse(404 if knows_us else 401, "RepoNotFound")
+            return
+        revision = parts[3] if len(parts) > 3 else "main"
+        at = found.at(revision)
+        if at is None:
+            self._refuse(404, "RevisionNotFound")
+        elif asks_api:
+            siblings = [{"rfilename": path, "size": len(content)} for path, content in at[1].items()]
+            name = "/".join(parts[:2])
+            self._answer(200, {"id": name, "sha": at[0], "siblings": siblings, "cardData": found.card, "tags": []})
+        elif found.gated and not knows_us:
+            self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
+        else:
+            self._file("/".join(parts[4:]), *at)
+
+    def _file(self, path: str, commit: str, files: dict[str, bytes]) -> None:
+        content = files.get(path)
+        if content is None:
+            self._refuse(404, "EntryNotFound")
+            return
+        if self.command == "GET":
+            self.hub.downloads.append(path)
+            self.hub.open.wait()
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", f"{code} for {self.headers.get('Authorization', 'nobody')}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def do_PUT(self) -> None:
         """An LFS object; it is kept only under its own hash."""

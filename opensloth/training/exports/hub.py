@@ -6,24 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from opensloth.hub import prepare_hub
 from opensloth.training.exports.failures import ExportFailed
 from opensloth.training.exports.spec import PushTarget
 
-PUBLIC_HUB = "https://huggingface.co"
 _REFUSED = (400, 401, 403, 404, 409, 422)
-
-
-def prepare_hub() -> None:
-    """To be called before huggingface_hub is imported; a hub of one's own is spoken to by plain LFS."""
-    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
-    if os.environ.get("HF_ENDPOINT", PUBLIC_HUB).rstrip("/") != PUBLIC_HUB:
-        os.environ["HF_HUB_DISABLE_XET"] = "1"
 
 
 class Push:
     """One push: the repository is made first, so that a wrong token fails before hours of work."""
 
     def __init__(self, target: PushTarget, token: str) -> None:
+        prepare_hub()
         from huggingface_hub import HfApi
 
         self._target = target
