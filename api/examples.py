@@ -27,6 +27,15 @@ JOB_EXAMPLES: dict[str, Any] = {
             "metadata": {"team": "support"},
         },
     },
+    "hub": {
+        "summary": "SFT on a dataset of the hub and a gated model, with a token that is stored as the secret `hf`",
+        "value": {
+            "dataset": "trl-lib/Capybara",
+            "eval_dataset": "trl-lib/Capybara[test]",
+            "opensloth_config": {"fast_model_args": {"model_name": "meta-llama/Llama-3.2-1B-Instruct"}},
+            "secrets": {"hub": "hf"},
+        },
+    },
     "dpo": {
         "summary": "DPO on the result of an earlier job",
         "value": {
@@ -143,9 +152,22 @@ ESTIMATE_EXAMPLE: dict[str, Any] = {
     "queue": {"position": 1, "waiting_for": "the next planning round", "expected_start": "2026-11-22T14:20:00Z"},
 }
 
+PULL_EXAMPLES: dict[str, Any] = {
+    "plain": {"summary": "The training split", "value": {"dataset": "trl-lib/Capybara"}},
+    "part": {"summary": "A configuration, a split", "value": {"dataset": "openai/gsm8k:main[test]"}},
+    "gated": {
+        "summary": "A gated one at a revision, with a token that is stored as the secret `hf`",
+        "value": {"dataset": "my-team/private@v2", "secret": "hf"},
+    },
+}
+
 MODEL_EXAMPLES: dict[str, Any] = {
     "known": {"summary": "A model known by a short name", "value": {"id": "smollm2-135m"}},
     "hub": {"summary": "A model of the hub", "value": {"id": "qwen3-0.6b", "source": "Qwen/Qwen3-0.6B"}},
+    "gated": {
+        "summary": "A gated model of the hub, with a token that is stored as the secret `hf`",
+        "value": {"id": "llama-3.2-1b", "source": "meta-llama/Llama-3.2-1B-Instruct", "secret": "hf"},
+    },
     "directory": {"summary": "A directory on the server", "value": {"id": "ours", "source": "/models/ours"}},
 }
 

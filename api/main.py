@@ -20,6 +20,7 @@ from api.routers import (
     jobs,
     keys,
     models,
+    pulls,
     queue,
     rewards,
     secrets,
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     for module in (
         files,
+        pulls,
         estimates,
         jobs,
         job_control,

@@ -20,6 +20,7 @@ PARTS = {
     "leases": "jobs",
     "me": None,
     "models": "models",
+    "pulls": "files",
     "queue": "jobs",
     "rewards": "jobs",
     "secrets": "secrets",

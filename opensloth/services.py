@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from sqlalchemy.orm import Session
+
 from opensloth.accounts.keys import KeyService
 from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
 from opensloth.datasets.previews import PreviewService
+from opensloth.datasets.pulls import PullService
+from opensloth.datasets.rows import DatasetPullRow
 from opensloth.datasets.service import FileService
 from opensloth.devices.service import DeviceService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.assessment import Assessor
 from opensloth.jobs.control import ControlService
+from opensloth.jobs.data import settle_pull
 from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.estimates import EstimateService
 from opensloth.jobs.exports import ExportService
@@ -42,6 +47,7 @@ class Services:
     events: EventStore
     keys: KeyService
     files: FileService
+    pulls: PullService
     models: ModelRegistry
     rewards: RewardPolicy
     queue: QueueService
@@ -107,12 +113,17 @@ class Services:
         publisher = Publisher(settings.redis)
         events = EventStore(database, publisher)
         files = FileService(database, storage, settings, user_of_file)
+        secrets = SecretService(database, settings)
         models = ModelRegistry(database, storage, publisher, user_of_models)
         rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
+
+        def on_pull_end(session: Session, pull: DatasetPullRow) -> None:
+            settle_pull(session, pull, events, files, rewards)
+
+        pulls = PullService(database, storage, settings, files, secrets, publisher, on_pull_end)
         queue = QueueService(database, settings)
-        jobs = JobService(database, files, models, events, publisher, rewards, queue, Assessor(storage))
+        jobs = JobService(database, files, pulls, models, events, publisher, rewards, queue, Assessor(storage))
         keys = KeyService(database)
-        secrets = SecretService(database, settings)
         exports = ExportService(database, jobs, models, secrets)
-        parts = (settings, database, storage, publisher, events, keys, files, models, rewards)
+        parts = (settings, database, storage, publisher, events, keys, files, pulls, models, rewards)
         return cls(*parts, queue, jobs, secrets, exports)

@@ -19,7 +19,7 @@ from opensloth.services import Services
 from opensloth.storage.space import shortage
 from worker.device_watch import DeviceWatch
 from worker.housekeeping import Housekeeping
-from worker.imports import ModelImports
+from worker.imports import Imports
 from worker.processes import kill_leftovers
 from worker.promises import Promises
 from worker.supervisor import Supervisor
@@ -39,7 +39,7 @@ class Host:
         self._devices = {device.id: device for device in found}
         self._watch = DeviceWatch(found, nvml, services.devices, self._settings)
         self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
-        self._imports = ModelImports(services, self._id)
+        self._imports = Imports(services, self._id)
         self._supervisors: dict[str, Supervisor] = {}
         self._wake = threading.Event()
         self._draining = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from opensloth.accounts.callers import HOST
@@ -11,6 +12,7 @@ from opensloth.devices.inventory import FoundDevice
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.export_spec import load_export_spec
 from opensloth.jobs.rows import JobRow
+from opensloth.jobs.spec import load_job_spec
 from opensloth.services import Services
 from opensloth.training.exports.spec import ExportRun, PushTarget
 from worker.launch import CannotStart, model_path, run_folder, stored_tree
@@ -61,9 +63,19 @@ def prepare_export(
     return run, shown
 
 
-def secrets_of(services: Services, job: JobRow) -> dict[str, str]:
-    """What a job's process is told, by what it is for; raises NotFound where a secret was deleted since."""
-    if job.kind != "export":
-        return {}
-    spec = load_export_spec(job.spec)
-    return {"push": services.secrets.value(job.owner, spec.push_to_hub.secret)} if spec.push_to_hub else {}
+def secrets_of(services: Services, job: JobRow, model: str) -> dict[str, str]:
+    """What a job's process is told, by what it is for; raises NotFound where a secret was deleted since.
+
+    `model` is its base, a folder here or a hub id; for the latter it gets the token that its job names, an export that
+    of the job which it exports, if both are of one owner.
+    """
+    names: dict[str, str | None] = {}
+    trained = job
+    if job.kind == "export":
+        spec = load_export_spec(job.spec)
+        names["push"] = spec.push_to_hub.secret if spec.push_to_hub else None
+        with services.database.read() as session:
+            trained = session.get_one(JobRow, job.export_of)
+    if trained.owner == job.owner and not Path(model).is_absolute():
+        names["model"] = load_job_spec(trained.spec).secrets.hub
+    return {use: services.secrets.value(job.owner, name) for use, name in names.items() if name is not None}

@@ -109,7 +109,7 @@ class Supervisor(threading.Thread):
             return End("stopped")
         environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
         module = settings.exporter_module if is_export else settings.trainer_module
-        secrets = secrets_of(self._services, self._placed.job)
+        secrets = secrets_of(self._services, self._placed.job, run.model)
         self._ranks = ranks = Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
         ranks.beat(settings.lease_s)
         self._share.started([process.pid for process in ranks.processes])

@@ -26,6 +26,10 @@ class NewModel(BaseModel):
         str | None,
         Field(max_length=4096, description="A directory or GGUF file on the server, a hub id, or a known short name."),
     ] = None
+    secret: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="Your secret with the token for a gated model of the hub."),
+    ] = None
 
 
 class ModelDeleted(BaseModel):
@@ -58,7 +62,7 @@ def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, aft
 def register_model(body: JsonBody, services: ServicesDep, caller: CallerDep) -> ModelView:
     """Register a base model (admins). A worker then fetches and converts it; `status` says how far it is."""
     new = parsed(NewModel, body)
-    return services.models.register(new.id, new.source, caller)
+    return services.models.register(new.id, new.source, caller, new.secret)
 
 
 @router.get("/{model_id:path}")

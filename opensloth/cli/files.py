@@ -14,7 +14,7 @@ from opensloth.cli.preview import preview_lines
 from opensloth.cli.submit import upload_with_bar
 from opensloth.client import Client, File
 
-files = typer.Typer(help="Upload, list, read and delete datasets.", no_args_is_help=True)
+files = typer.Typer(help="Upload, fetch, list, read and delete datasets.", no_args_is_help=True)
 
 FileId = Annotated[str, typer.Argument(metavar="FILE", help="file-...")]
 
@@ -36,6 +36,27 @@ def upload(
     for file in broken:
         say(f"{file.filename}: {file.status_details or 'cannot be used'}", style="red")
     if broken:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+@files.command("pull")
+def pull(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="org/name, or 'org/name@revision:config[split]'.")],
+    secret: Annotated[str | None, typer.Option(help="The secret with the token for a gated or private one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a dataset of the hub, to look at it; a job may name it itself."""
+    with Client() as client:
+        if not as_json:
+            say(f"Fetching {dataset} ...")
+        file = client.files.pull(dataset, secret=secret)
+    if as_json:
+        print_json(file.as_json())
+    else:
+        out().print(file.id, markup=False, highlight=False)
+        say(f"{file.filename}, {size(file.bytes)}, commit {(file.commit or '-')[:12]}")
+    if file.status == "error":
+        say(f"{file.filename}: {file.status_details or 'cannot be used'}", style="red")
         raise typer.Exit(exit_codes.FAILED)
 
 

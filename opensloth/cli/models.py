@@ -17,6 +17,7 @@ from opensloth.client import Client, Model, NoCredentials, Unreachable
 
 models = typer.Typer(help="Register, list and delete models.", no_args_is_help=True)
 
+Secret = Annotated[str | None, typer.Option(help="The secret with the token for a gated model of the hub.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Its registered name, or a job's id.")]
 
 
@@ -36,14 +37,17 @@ def list_models(as_json: Json = False) -> None:
 def pull(
     name: Annotated[str, typer.Argument(metavar="NAME|HUB_ID|PATH", help="smollm2-135m needs no hub.")],
     model_id: Annotated[str | None, typer.Option("--as", help="Register it under this name.")] = None,
+    secret: Secret = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a base model and register it (admins), on the server or, before `opensloth up`, on this machine."""
     try:
         with Client() as client:
             client.ready()
-            model = pull_over_http(client, name, model_id, quiet=as_json)
+            model = pull_over_http(client, name, model_id, secret, quiet=as_json)
     except (NoCredentials, Unreachable) as problem:
+        if secret is not None:
+            raise
         _pull_here(name, model_id, problem, as_json=as_json)
         return
     if as_json:
@@ -56,11 +60,12 @@ def pull(
 def add(
     model_id: Annotated[str, typer.Argument(metavar="NAME", help="The name jobs will use.")],
     source: Annotated[str, typer.Argument(help="A hub id, or a folder or GGUF file on the server.")],
+    secret: Secret = None,
     as_json: Json = False,
 ) -> None:
     """Register a base model under a name (admins)."""
     with Client() as client:
-        model = pull_over_http(client, source, model_id, quiet=as_json)
+        model = pull_over_http(client, source, model_id, secret, quiet=as_json)
     if as_json:
         print_json(model.as_json())
     else:
@@ -91,12 +96,14 @@ def delete_model(model_id: ModelId, as_json: Json = False) -> None:
         say(f"{model_id} is deleted.")
 
 
-def pull_over_http(client: Client, name: str, model_id: str | None, *, quiet: bool) -> Model:
+def pull_over_http(client: Client, name: str, model_id: str | None, secret: str | None = None, *, quiet: bool) -> Model:
     """Registers a model on the server and waits until it can be trained on; one that is there is taken as it is."""
-    model = client.models.add(*name_and_source(name, model_id))
+    model = client.models.add(*name_and_source(name, model_id), secret=secret)
     if model.status != "importing":
         return client.models.wait_ready(model.id) if model.status == "failed" else model
     console = err()
+    if not quiet and "/" in name and Path(name).parent.is_dir():
+        say(f"{name} is looked for on the hub: there is no folder of that name here.", style="yellow")
     if quiet:
         return client.models.wait_ready(model.id)
     if not console.is_terminal:
@@ -134,12 +141,7 @@ def _pull_here(name: str, model_id: str | None, problem: NoCredentials | Unreach
 
 
 def _tell_ready(model: Model) -> None:
-    if model.bytes is None:
-        say(f"{model.id} is registered; the first job that uses it fetches {model.source} from the hub.")
-        if Path(model.source or "").parent.is_dir():
-            say(f"If {model.source} is meant as a folder: there is none of that name here.", style="yellow")
-    else:
-        say(f"{model.id} is {model.status or 'ready'} ({size(model.bytes)}).")
+    say(f"{model.id} is {model.status or 'ready'} ({size(model.bytes)}).")
 
 
 def _text(name: str, value: object) -> str:

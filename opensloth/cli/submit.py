@@ -17,6 +17,7 @@ from opensloth.cli.references import job_id
 from opensloth.cli.specfile import SpecFile, apply_override, read_spec
 from opensloth.cli.watching import tell_outcome, wait_silently, watch_job
 from opensloth.client import Client, Field, InvalidRequest, Job
+from opensloth.datasets.hub_names import parse_hub_dataset
 
 DATASET_FIELDS = ("dataset", "eval_dataset")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
@@ -98,10 +99,12 @@ def upload_datasets(client: Client, source: SpecFile, *, quiet: bool) -> None:
 
 
 def names_local_file(value: str, folder: Path) -> bool:
-    """Whether a dataset is meant to be a file here, and not the id of an uploaded one."""
+    """Whether a dataset is meant to be a file here, and not the id of an uploaded one or a dataset of the hub."""
     if value.startswith("file-") and not value.endswith(DATA_SUFFIXES):
         return False
-    return value.endswith(DATA_SUFFIXES) or (folder / value).exists()
+    if (folder / value).exists():
+        return True
+    return value.endswith(DATA_SUFFIXES) and parse_hub_dataset(value) is None
 
 
 def upload_with_bar(client: Client, local: Path, *, quiet: bool = False, console: Console | None = None) -> str:

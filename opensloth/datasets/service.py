@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
@@ -39,6 +40,8 @@ class FileView(BaseModel):
     status: Literal["processed", "error"] = "processed"
     status_details: str | None = None
     expires_at: int | None = None
+    source: str | None = Field(None, description="The dataset of the hub that it was fetched from.")
+    commit: str | None = Field(None, description="The commit of that dataset.")
 
     @classmethod
     def of(cls, row: FileRow, check: FileCheck | None) -> FileView:
@@ -52,7 +55,17 @@ class FileView(BaseModel):
             purpose=row.purpose,
             status="error" if problem else "processed",
             status_details=problem,
+            source=row.source,
+            commit=row.commit,
         )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a fetched file comes from: a dataset of the hub without its revision, and the commit."""
+
+    source: str
+    commit: str
 
 
 class FileService:
@@ -80,7 +93,7 @@ class FileService:
         """Raise InsufficientStorage while a disk is short."""
         require_room(self._storage, self._settings.home, self._settings.min_free_bytes)
 
-    def store(self, spool: Spool, purpose: str, caller: Caller) -> FileView:
+    def store(self, spool: Spool, purpose: str, caller: Caller, origin: Origin | None = None) -> FileView:
         """Keep a spooled file. Raises InvalidDataset, TooLarge, InvalidInput; then nothing is kept."""
         require_purpose(purpose)
         sha256 = spool.close()
@@ -96,6 +109,8 @@ class FileService:
             bytes=spool.bytes,
             sha256=sha256,
             container=check.container,
+            source=origin.source if origin else None,
+            commit=origin.commit if origin else None,
         )
         with disk_errors():
             self._storage.put_file(spool.path, row.storage_key)
@@ -110,13 +125,20 @@ class FileService:
             raise
         return FileView.of(row, check)
 
-    def create(self, filename: str, content: Iterable[bytes], caller: Caller, purpose: str = PURPOSE) -> FileView:
+    def create(
+        self,
+        filename: str,
+        content: Iterable[bytes],
+        caller: Caller,
+        purpose: str = PURPOSE,
+        origin: Origin | None = None,
+    ) -> FileView:
         """Store the file that `content` gives piece by piece."""
         spool = self.spool(filename)
         try:
             for piece in content:
                 spool.write(piece)
-            return self.store(spool, purpose, caller)
+            return self.store(spool, purpose, caller, origin)
         finally:
             spool.discard()
 

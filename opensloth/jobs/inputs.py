@@ -10,18 +10,20 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import HOST, Caller
+from opensloth.accounts.secrets import SecretService
+from opensloth.datasets.pulls import PullService
 from opensloth.datasets.service import FileService
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.jobs.data import JobData, find_data
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.models.registry import JOB_ID, ModelChoice, ModelRegistry, unknown_model
 from opensloth.resolve import DeviceFacts, Resolved, resolve
-from opensloth.rewards import BoundReward, RewardPolicy, build_rewards
+from opensloth.rewards import RewardPolicy
 
 SECTION = "opensloth_config"
-REWARDS = f"{SECTION}.grpo_args.reward_functions"
 MODEL_FIELD = f"{SECTION}.fast_model_args.model_name"
 ADAPTER_FIELD = f"{SECTION}.pretrained_lora"
 
@@ -38,6 +40,7 @@ class Foreseen:
 class Inputs:
     """What was found: `resolved` is None as long as no host or an unfinished job decides it."""
 
+    data: JobData
     depends_on: list[str]
     resolved: dict[str, Any] | None
     foreseen: Foreseen | None = None
@@ -48,45 +51,28 @@ def resolve_inputs(
     spec: JobSpec,
     caller: Caller,
     files: FileService,
+    pulls: PullService | None,
     models: ModelRegistry,
     rewards: RewardPolicy,
 ) -> Inputs:
     """Check everything that a submission refers to; raises InvalidInput with the fields at fault."""
-    config = spec.opensloth_config
-    method = config.training_type
-    bound = _rewards(spec, rewards)
-    for field, file_id in (("dataset", spec.dataset), ("eval_dataset", spec.eval_dataset)):
-        if file_id is not None:
-            row = files.require_for_training(session, file_id, method, field, caller, config.dataset_form)
-            _require_columns(bound, files.columns(session, row), f"{row.filename} ({file_id})")
+    if spec.secrets.hub is not None:
+        SecretService.require(session, caller.owner, spec.secrets.hub, "secrets.hub")
+    data = find_data(session, spec, caller, files, pulls, rewards)
     depends_on = _dependencies(session, spec, caller)
+    config = spec.opensloth_config
     names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}
     found = [_unfinished_parent(session, name, field, caller) for field, name in names.items() if name]
     parents = [parent for parent in found if parent is not None]
     facts = _facts_for(session, spec)
     if parents:
         foreseen = _foresee(session, spec, facts, parents, models)
-        return Inputs(sorted({*depends_on, *(parent.id for parent in parents)}), None, foreseen)
+        return Inputs(data, sorted({*depends_on, *(parent.id for parent in parents)}), None, foreseen)
     choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION, caller)
     if facts is None:
-        return Inputs(depends_on, None)
+        return Inputs(data, depends_on, None)
     resolved = resolve_for(spec, facts, choice)
-    return Inputs(depends_on, resolved.to_json(), Foreseen(resolved, choice))
-
-
-def _rewards(spec: JobSpec, policy: RewardPolicy) -> list[BoundReward]:
-    """The rewards that a job names, with their parameters checked; none where its method has none."""
-    grpo = spec.opensloth_config.grpo_args
-    return [] if grpo is None else build_rewards(grpo.reward_functions, policy, path=REWARDS)
-
-
-def _require_columns(bound: Sequence[BoundReward], columns: Sequence[str] | None, file: str) -> None:
-    """Raise InvalidInput where a reward reads a column that a dataset does not have."""
-    if columns is None:
-        return
-    missing = [error for reward in bound for error in reward.missing_columns(columns, REWARDS)]
-    if missing:
-        raise InvalidInput(f"{file} lacks what the rewards read: {missing[0].message}", fields=missing)
+    return Inputs(data, depends_on, resolved.to_json(), Foreseen(resolved, choice))
 
 
 def resolve_for(spec: JobSpec, facts: DeviceFacts, choice: ModelChoice) -> Resolved:

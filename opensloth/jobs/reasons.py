@@ -55,6 +55,11 @@ _ALL = [
     Reason("nan_loss", "the loss or its gradient became NaN or infinite", "lower learning_rate and look at the data"),
     Reason("dataset_error", "the dataset cannot be trained on", "correct the dataset and submit again"),
     Reason("reward_failed", "a reward function failed", "correct the reward that the message names"),
+    Reason(
+        "dataset_not_found",
+        "the hub has no such dataset",
+        "look at its name, revision, configuration and split; a private one needs a token as secrets.hub",
+    ),
     Reason("model_not_found", "the model cannot be found", "`opensloth models list` shows what is registered"),
     Reason("model_error", "the model cannot be loaded", "check that it is a causal language model in safetensors"),
     Reason("invalid_arguments", "the training arguments are not accepted", "correct what the message names"),
@@ -65,6 +70,11 @@ _ALL = [
     Reason("export_unsupported", "this result has no such form", "the message says which other form there is"),
     Reason("export_differs", "the exported model was not the job's", "report it with the job's log; nothing was kept"),
     Reason("push_refused", "the hub refused the push", "look at the secret's token: it needs write access"),
+    Reason(
+        "hub_refused",
+        "the hub gives nothing without the right token",
+        "accept the conditions there, and name a secret with your token as secrets.hub",
+    ),
     Reason("hub_unavailable", "the hub cannot be reached", "it is tried again", retryable=True),
     Reason("secret_unreadable", "a secret cannot be decrypted", "give API and workers the same OPENSLOTH_SECRET_KEY"),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select, tuple_
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.database import Database, after_commit, db_now
+from opensloth.datasets.pulls import PullService
 from opensloth.datasets.service import FileService
 from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotAllowed
 from opensloth.events.publisher import Publisher
@@ -25,7 +27,7 @@ from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retry import Retry
-from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
+from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow, PullWaitRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.jobs.transitions import locked
@@ -36,6 +38,7 @@ from opensloth.rewards import RewardPolicy
 Views = list[JobView]
 Checkpoints = list[CheckpointView]
 Insert = Callable[[Session, str], None]
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class JobService:
@@ -45,6 +48,7 @@ class JobService:
         self,
         database: Database,
         files: FileService,
+        pulls: PullService,
         models: ModelRegistry,
         events: EventStore,
         publisher: Publisher,
@@ -55,6 +59,7 @@ class JobService:
         self._db = database
         self._queue = queue
         self._files = files
+        self._pulls = pulls
         self._models = models
         self.events = events
         self._publisher = publisher
@@ -78,7 +83,7 @@ class JobService:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
         def insert(session: Session, job_id: str) -> None:
-            inputs = resolve_inputs(session, spec, caller, self._files, self._models, self._rewards)
+            inputs = resolve_inputs(session, spec, caller, self._files, self._pulls, self._models, self._rewards)
             self._insert(session, job_id, spec, inputs, body, caller)
             if retry is not None:
                 retry.apply(session, job_id)
@@ -144,24 +149,33 @@ class JobService:
             device_count=max(1, spec.resources.gpus),
             time_limit_s=spec.time_limit,
             max_retries=spec.max_retries,
-            dataset_id=spec.dataset,
-            eval_dataset_id=spec.eval_dataset,
+            dataset_id=inputs.data.files.get("dataset"),
+            eval_dataset_id=inputs.data.files.get("eval_dataset"),
             model_id=spec.opensloth_config.fast_model_args.model_name,
         )
         self.assessor.fill(session, row, spec, inputs.foreseen)
-        self.add(session, row, inputs.depends_on, caller)
+        self.add(session, row, inputs.depends_on, caller, inputs.data.pulls)
 
-    def add(self, session: Session, row: JobRow, depends_on: Sequence[str], caller: Caller) -> None:
-        """Insert a new job: queued, or waiting for the jobs in `depends_on`."""
+    def add(
+        self,
+        session: Session,
+        row: JobRow,
+        depends_on: Sequence[str],
+        caller: Caller,
+        pulls: Mapping[str, str] = EMPTY,
+    ) -> None:
+        """Insert a new job: queued, or waiting for the jobs in `depends_on` and for the `pulls` of its datasets."""
         require_allowed(session, row)
         now = _now(session)
-        state = State.WAITING if depends_on else State.QUEUED
+        state = State.WAITING if depends_on or pulls else State.QUEUED
         row.state, row.created_at = state.value, now
         row.queued_at = now if state is State.QUEUED else None
         session.add(row)
         session.flush()
         session.add_all(DependencyRow(job_id=row.id, depends_on=other) for other in depends_on)
-        text = f"the job waits for {', '.join(depends_on)}" if depends_on else "the job is queued"
+        session.add_all(PullWaitRow(job_id=row.id, field=field, pull_id=pull) for field, pull in pulls.items())
+        waits = [*depends_on, *(f"{row.spec[field]}, which is fetched from the hub" for field in pulls)]
+        text = f"the job waits for {' and '.join(waits)}" if waits else "the job is queued"
         data = {"from": None, "to": state.value, "reason": None}
         self.events.append(session, row.id, 0, [Record(type="state", message=text, data=data)])
         record(session, caller, "job.submit", row.id, name=row.name, kind=row.kind)

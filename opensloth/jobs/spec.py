@@ -6,8 +6,9 @@ import copy
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from opensloth.datasets.hub_names import SPELLING, parse_hub_dataset
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_checks import check_interplay
 from opensloth.jobs.spec_shape import check_shape, describe_errors
@@ -53,7 +54,16 @@ def _as_list(value: Any) -> Any:
 
 _CLOSED = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
-FileId = Annotated[str, Field(pattern=r"^file-[A-Za-z0-9_-]{1,64}$")]
+_FILE_ID = re.compile(r"file-[A-Za-z0-9_-]{1,64}")
+
+
+def _dataset(value: str) -> str:
+    if _FILE_ID.fullmatch(value) or parse_hub_dataset(value) is not None:
+        return value
+    raise ValueError(f"the id of an uploaded file (file-...), or a dataset of the hub: {SPELLING}")
+
+
+Dataset = Annotated[str, AfterValidator(_dataset)]
 JobId = Annotated[str, Field(pattern=r"^ftjob-[A-Za-z0-9_-]{1,64}$")]
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: dict[str, int] = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
@@ -74,6 +84,15 @@ class Resources(BaseModel):
     """Keep the devices for this job alone."""
 
 
+class JobSecrets(BaseModel):
+    """Names of secrets of the caller's; nothing shows a value."""
+
+    model_config = _CLOSED
+
+    hub: str | None = Field(default=None, min_length=1, max_length=64)
+    """The one with the token for gated or private datasets and models of the hub."""
+
+
 class JobSpec(BaseModel):
     """A job as it was posted: what to train, and what a service needs to know around it."""
 
@@ -81,14 +100,16 @@ class JobSpec(BaseModel):
 
     name: str = Field(default="", max_length=128)
     """What people call it, up to 128 characters; when it is not set, empty or blank, the method and the model."""
-    dataset: FileId
-    """Id of the uploaded file to train on."""
-    eval_dataset: FileId | None = None
-    """Id of the uploaded file to evaluate on."""
+    dataset: Dataset
+    """What to train on: the id of an uploaded file, or a dataset of the hub as `org/name@revision:config[split]`."""
+    eval_dataset: Dataset | None = None
+    """What to evaluate on, in the same way."""
     opensloth_config: OpenSlothConfig
     """Method, model, adapter and data handling."""
     training_args: TrainingArguments = Field(default_factory=TrainingArguments)
     """Optimizer, batch, schedule and so on, under transformers' names."""
+    secrets: JobSecrets = Field(default_factory=JobSecrets)
+    """Names of secrets that it needs."""
     resources: Resources = Field(default_factory=Resources)
     """Devices and memory."""
     time_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)

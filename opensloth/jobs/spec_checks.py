@@ -187,6 +187,13 @@ def _dpo_loss(posted: Posted) -> Iterator[FieldError]:
         yield FieldError(f"{DPO}.label_smoothing", "must be above 0 for exo_pair, such as 0.001", "contradiction")
 
 
+def _data(posted: Posted) -> Iterator[FieldError]:
+    dataset, evaluation = posted.get("dataset"), posted.get("eval_dataset")
+    if dataset is not None and dataset == evaluation and not str(dataset).startswith("file-"):
+        message = "names the rows that are trained on; name others, such as org/name[test], or use eval_split"
+        yield FieldError("eval_dataset", message, "contradiction")
+
+
 def _evaluation(posted: Posted) -> Iterator[FieldError]:
     strategy, every = posted.get(f"{ARGS}.eval_strategy"), posted.get(f"{ARGS}.eval_steps")
     split = posted.get(f"{CONFIG}.eval_split")
@@ -253,6 +260,7 @@ _CHECKS: tuple[Check, ...] = (
     _lengths,
     _dpo_loss,
     _groups,
+    _data,
     _evaluation,
     _saving,
     _schedule,

@@ -27,7 +27,7 @@ _DEVICES = "the scheduler chooses the devices; use resources.gpus"
 _HUB = "a job pushes nothing to the hub; download the artifacts and push them yourself"
 _PARALLEL = "how ranks work together is the service's part; use resources.gpus"
 _CODE = "a job never runs code from a model's repository"
-_DATA = "use dataset, the id of an uploaded file (POST /v1/files)"
+_DATA = "use dataset, the id of an uploaded file (POST /v1/files) or a dataset of the hub (org/name)"
 _PRECISION = "use fast_model_args.load_in_4bit, training_args.bf16 or training_args.fp16"
 
 REFUSED: dict[str, str] = {
@@ -55,7 +55,7 @@ REFUSED: dict[str, str] = {
     "hub_private_repo": _HUB,
     "hub_always_push": _HUB,
     "hub_revision": _HUB,
-    "token": "keys do not belong in a job; an admin registers gated models",
+    "token": "a token does not belong in a job; store it with `opensloth secrets set` and name it as secrets.hub",
     "deepspeed": _PARALLEL,
     "fsdp": _PARALLEL,
     "fsdp_config": _PARALLEL,
@@ -182,6 +182,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
             "eval_dataset",
             "opensloth_config",
             "training_args",
+            "secrets",
             "resources",
             "time_limit",
             "priority",
@@ -199,6 +200,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "opensloth_config.grpo_args": _open_fields(GRPOArgs),
     "opensloth_config.grpo_args.reward_functions[]": _open_fields(RewardSpec),
     "training_args": _open_fields(TrainingArguments),
+    "secrets": frozenset({"hub"}),
     "resources": frozenset({"gpus", "memory", "exclusive"}),
 }
 

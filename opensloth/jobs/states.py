@@ -55,8 +55,8 @@ LIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING})
 """States in which an attempt holds devices and may have processes."""
 
 TRANSITIONS: dict[tuple[State, State], str] = {
-    (State.WAITING, State.QUEUED): "what it depends on succeeded",
-    (State.WAITING, State.FAILED): "what it depends on failed",
+    (State.WAITING, State.QUEUED): "what it depends on succeeded, and its datasets are here",
+    (State.WAITING, State.FAILED): "what it depends on failed, or a dataset cannot be fetched",
     (State.WAITING, State.CANCELLED): "cancel was asked, or what it depends on was cancelled",
     (State.QUEUED, State.STARTING): "placed: devices leased",
     (State.QUEUED, State.FAILED): "an input was deleted, or no host can ever hold it",
@@ -100,7 +100,11 @@ def strengthens(new: StopIntent, old: StopIntent | None) -> bool:
 
 def mermaid() -> str:
     """The state machine as a Mermaid diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> queued: accepted", "    [*] --> waiting: accepted, depends on another job"]
+    lines = [
+        "stateDiagram-v2",
+        "    [*] --> queued: accepted",
+        "    [*] --> waiting: accepted, needs another job or a dataset of the hub",
+    ]
     lines += [f"    {source} --> {target}: {when}" for (source, target), when in TRANSITIONS.items()]
     lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]
     return "\n".join(lines) + "\n"

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.usage import charge
 from opensloth.database import db_now
+from opensloth.datasets.rows import DatasetPullRow
 from opensloth.devices.rows import DeviceLeaseRow, DeviceRow
 from opensloth.events.records import Level, Record
 from opensloth.events.store import EventStore
 from opensloth.jobs.reasons import reason as reason_of
-from opensloth.jobs.rows import AttemptRow, DependencyRow, JobRow
+from opensloth.jobs.rows import AttemptRow, DependencyRow, JobRow, PullWaitRow
 from opensloth.jobs.states import ENDS_IN, LIVE, TERMINAL, State, StopIntent, is_allowed
 from opensloth.scheduling.fairness import device_part
 
@@ -189,14 +190,20 @@ def _settle_dependents(session: Session, events: EventStore, job_id: str, ended:
 
 
 def release_if_ready(session: Session, events: EventStore, job_id: str) -> None:
-    """Queue a waiting job whose dependencies have all succeeded."""
+    """Queue a waiting job whose dependencies have all succeeded and whose datasets are here."""
     open_ones = session.scalar(
         select(DependencyRow.depends_on)
         .join(JobRow, JobRow.id == DependencyRow.depends_on)
         .where(DependencyRow.job_id == job_id, JobRow.state != State.SUCCEEDED.value)
         .limit(1)
     )
-    if open_ones is None:
+    open_pull = session.scalar(
+        select(PullWaitRow.pull_id)
+        .join(DatasetPullRow, DatasetPullRow.id == PullWaitRow.pull_id)
+        .where(PullWaitRow.job_id == job_id, DatasetPullRow.status != "ready")
+        .limit(1)
+    )
+    if open_ones is None and open_pull is None:
         now = session.scalar(select(db_now()))
         transition(session, events, job_id, State.QUEUED, sources=[State.WAITING], values={"queued_at": now})
 

@@ -89,6 +89,8 @@ class JobView(BaseModel):
     result: JobResult | None = None
     error: JobError | None = None
     depends_on: list[str] = []
+    dataset_id: str | None = Field(None, description="The file it trains on; none until a dataset of the hub is here.")
+    eval_dataset_id: str | None = Field(None, description="The file it evaluates on.")
     retry_of: str | None = None
     metadata: dict[str, str] = {}
     created_at: str
@@ -122,6 +124,8 @@ class JobView(BaseModel):
             result=JobResult.model_validate(row.result) if row.result else None,
             error=JobError.model_validate(row.error) if row.error else None,
             depends_on=list(depends_on),
+            dataset_id=row.dataset_id,
+            eval_dataset_id=row.eval_dataset_id,
             retry_of=row.retry_of,
             metadata=row.user_metadata,
             created_at=rfc3339(row.created_at),

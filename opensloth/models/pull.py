@@ -22,7 +22,7 @@ def main() -> None:
         model = services.models.register(name, source, HOST)
         while model.status == "importing" and (claimed := claim_import(services.database, host, _LEASE_S)):
             scratch = services.settings.home.expanduser() / "imports"
-            run_import(services.database, services.storage, scratch, claimed[0], host, claimed[1])
+            run_import(services.database, services.storage, services.secrets, scratch, claimed, host)
             model = services.models.get(name, HOST)
     except OpenSlothError as error:
         sys.exit("\n".join([error.message, *(f"{field.path}: {field.message}" for field in error.fields)]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import secrets
+import secrets as random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,14 +14,14 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import HOST, Caller, require_visible, visible_to
+from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database, after_commit, db_now
 from opensloth.errors import Conflict, FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
-from opensloth.models.catalogue import CATALOGUE
+from opensloth.models.catalogue import CATALOGUE, HUB_ID
 from opensloth.models.rows import ModelRow
 from opensloth.storage import Storage
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 JOB_ID = re.compile(r"ftjob-[0-9a-f]+")
 _HINT = "`opensloth models list` shows what there is"
@@ -88,11 +88,12 @@ class ModelRegistry:
         self._publisher = publisher
         self._user_of = user_of
 
-    def register(self, model_id: str, source: str | None, caller: Caller) -> ModelView:
+    def register(self, model_id: str, source: str | None, caller: Caller, secret: str | None = None) -> ModelView:
         """Register a base model under `model_id`; a worker then fetches and converts it.
 
-        `source` is a directory or a GGUF file on the server, a hub id, or nothing for a name of the catalogue.
-        Registering the same again gives the model that is there; one that failed is tried again.
+        `source` is a directory or a GGUF file on the server, a hub id, or nothing for a name of the catalogue; `secret`
+        names a secret of the caller's with the token for a gated model of the hub. Registering the same again gives
+        the model that is there; one that failed is tried again.
         """
         caller.require_admin("register base models")
         if not _MODEL_ID.fullmatch(model_id) or JOB_ID.fullmatch(model_id):
@@ -109,8 +110,12 @@ class ModelRegistry:
                     FieldError("source", f"give a full path on the server, a hub id like org/name, or one of: {known}")
                 ],
             )
-        is_hub = source not in CATALOGUE and not source.startswith("/")
+        if secret is not None and not HUB_ID.fullmatch(source):
+            message = "only for a model of the hub; leave it out"
+            raise InvalidInput("a secret has no use", fields=[FieldError("secret", message)])
         with self._db.write() as session:
+            if secret is not None:
+                SecretService.require(session, caller.owner, secret, "secret")
             row = session.get(ModelRow, model_id, with_for_update=True)
             if row is not None and row.source != source:
                 raise Conflict(
@@ -119,10 +124,14 @@ class ModelRegistry:
                 )
             if row is None:
                 now = session.scalar(select(db_now())) or 0.0
-                row = ModelRow(id=model_id, kind="base", owner=caller.owner, source=source, created_at=now)
+                row = ModelRow(
+                    id=model_id, kind="base", status="failed", owner=caller.owner, source=source, created_at=now
+                )
                 session.add(row)
-            if row.status != "ready":
-                row.status, row.error = ("ready" if is_hub else "importing"), None
+            if row.status == "failed":
+                row.status, row.error = "importing", None
+                # The secret is the caller's, whoever tried before.
+                row.owner, row.secret = caller.owner, secret
                 row.importer = row.import_until = None
             record(session, caller, "model.register", model_id, source=source)
             after_commit(session, self._publisher.wake_planner)
@@ -198,7 +207,7 @@ class ModelRegistry:
         if row.status != "ready":
             raise unknown_model(field, f"the model {row.id!r} is still being imported; try again in a minute")
         if row.kind == "base":
-            hub = row.source if row.storage_key is None else None
+            hub = row.source if HUB_ID.fullmatch(row.source) else None
             return ModelChoice(base_id=row.id, hub_id=hub, storage_key=row.storage_key)
         if row.lora is None:
             return ModelChoice(base_id=row.id, storage_key=row.storage_key)
@@ -226,7 +235,7 @@ def add_result(
 ) -> str:
     """Register what a job made; returns the model's id, `ft:base:owner:name:suffix`."""
     slug = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "job"
-    model_id = f"ft:{base_id.rsplit('/', 1)[-1]}:{owner}:{slug}:{secrets.token_hex(4)}"
+    model_id = f"ft:{base_id.rsplit('/', 1)[-1]}:{owner}:{slug}:{random.token_hex(4)}"
     now = session.scalar(select(db_now())) or 0.0
     session.add(
         ModelRow(

@@ -1,12 +1,13 @@
-"""`client.files`: datasets on the server."""
+"""`client.files`: datasets on the server, uploaded or fetched from the hub."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opensloth.remote.errors import InvalidRequest, NotFound
+from opensloth.remote.errors import ClientError, InvalidRequest, NotFound
 from opensloth.remote.pages import iterate
 from opensloth.remote.shapes import File
 from opensloth.remote.transfer import CountedReader, ProgressCallback, download, sha256_of
@@ -57,6 +58,24 @@ class Files:
         if uploaded.status != "error":
             self._cache.put(server, digest, purpose, uploaded.id)
         return uploaded
+
+    def pull(self, dataset: str, *, secret: str | None = None, timeout_s: float = 3600.0, poll_s: float = 1.0) -> File:
+        """The file with a dataset of the hub (`org/name@revision:config[split]`), once a worker has fetched it.
+
+        `secret` names a stored token for a gated one. Raises ClientError if it cannot be fetched or takes longer.
+        """
+        body = {"dataset": dataset} if secret is None else {"dataset": dataset, "secret": secret}
+        pull = self._transport.json("POST", "/v1/pulls", json=body)
+        give_up = time.monotonic() + timeout_s
+        while pull["status"] == "importing":
+            if time.monotonic() > give_up:
+                raise ClientError(f"{dataset} is still being fetched after {timeout_s:.0f} s.", code="timeout")
+            time.sleep(poll_s)
+            pull = self._transport.json("GET", f"/v1/pulls/{pull['id']}")
+        if pull["status"] == "failed":
+            reason = str(pull.get("reason") or "pull_failed")
+            raise ClientError(f"{dataset} could not be fetched: {pull.get('error') or reason}", code=reason)
+        return self.get(str(pull["file"]))
 
     def get(self, file_id: str) -> File:
         """One file; raises NotFound."""

@@ -26,9 +26,13 @@ class Models:
         """One model; raises NotFound."""
         return Model(**self._transport.json("GET", f"/v1/models/{quote(model_id)}"))
 
-    def add(self, model_id: str, source: str | None = None) -> Model:
-        """Registers a base model (admins): a name that the server knows, a hub id, a directory or a GGUF file there."""
-        body = {"id": model_id} if source is None else {"id": model_id, "source": source}
+    def add(self, model_id: str, source: str | None = None, *, secret: str | None = None) -> Model:
+        """Registers a base model (admins): a name that the server knows, a hub id, a directory or a GGUF file there.
+
+        `secret` names a stored token for a gated model of the hub.
+        """
+        given = {"id": model_id, "source": source, "secret": secret}
+        body = {name: value for name, value in given.items() if value is not None}
         return Model(**self._transport.json("POST", "/v1/models", json=body))
 
     def wait_ready(

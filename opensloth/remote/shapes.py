@@ -105,6 +105,8 @@ class Job(Shape):
     metrics: dict[str, Any] | None = None
     devices: list[str] | None = None
     data: dict[str, Any] | None = None
+    dataset_id: str | None = None
+    eval_dataset_id: str | None = None
     created_at: str | None = None
     queued_at: str | None = None
     started_at: str | None = None
@@ -155,7 +157,7 @@ class Event(Shape):
 
 
 class File(Shape):
-    """An uploaded file; `created_at` in seconds since 1970."""
+    """A file, uploaded or fetched from the hub (`source`, `commit`); `created_at` in seconds since 1970."""
 
     id: str
     bytes: int = 0
@@ -164,6 +166,8 @@ class File(Shape):
     purpose: str | None = None
     status: str | None = None
     status_details: str | None = None
+    source: str | None = None
+    commit: str | None = None
 
 
 class Model(Shape):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opensloth.errors import InvalidDataset, InvalidInput, OpenSlothError
+from opensloth.hub import HubFailed
 from opensloth.rewards.failures import RewardFailed
 from opensloth.training.exports.failures import ExportFailed
 
@@ -32,6 +33,7 @@ HINTS = {
     "export_unsupported": "the message says which other form there is",
     "export_differs": "report it with the job's log; nothing was kept",
     "push_refused": "look at the secret's token: it needs write access to that repository",
+    "hub_refused": "accept the conditions there, and name a secret with your token as secrets.hub",
     "hub_unavailable": "it is tried again; where a host has no network, register the model from a folder on the server",
     "internal_error": "the last lines of the log say where",
 }
@@ -77,7 +79,7 @@ def describe(error: BaseException, phase: str) -> Failure:
 def _code(error: BaseException, phase: str) -> str:
     text = str(error)
     names = {base.__name__ for base in type(error).__mro__}
-    if isinstance(error, ExportFailed):
+    if isinstance(error, ExportFailed | HubFailed):
         return error.error_code
     if isinstance(error, InvalidDataset):
         return "dataset_error"

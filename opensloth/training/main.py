@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from opensloth.training.secret_values import SecretValues, read_secrets
 from opensloth.training.stop import EXIT_STOPPED, Stop
 from opensloth.training.watchdog import start_watchdog
 
@@ -31,7 +32,9 @@ def main() -> NoReturn:
     stop = Stop()
     stop.install()
     start_watchdog()
-    leave(run(Path(sys.argv[1]), stop))
+    secrets = read_secrets()
+    secrets.guard_output()
+    leave(run(Path(sys.argv[1]), stop, secrets))
 
 
 def leave(code: int) -> NoReturn:
@@ -41,7 +44,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def run(run_dir: Path, stop: Stop) -> int:
+def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
     """Trains what `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
     from opensloth.init_modules import rank_from_environment
     from opensloth.training.failures import describe, first_to_fail
@@ -50,13 +53,14 @@ def run(run_dir: Path, stop: Stop) -> int:
     from opensloth.training.run_spec import EVENTS_NAME, read_spec
 
     rank = rank_from_environment()
-    records = Records(run_dir / EVENTS_NAME, only_failures=not rank.is_main)
+    secrets = secrets or SecretValues({})
+    records = Records(run_dir / EVENTS_NAME, only_failures=not rank.is_main, redact=secrets.redact_all)
     try:
         spec = read_spec(run_dir)
         stop.before_leaving = lambda: _say_stopped(records, spec.resumed_step, spec)
         if stop.requested:
             stop.leave()
-        return _train(spec, rank, records, stop)
+        return _train(spec, rank, records, stop, secrets)
     except Exception as error:
         logging.getLogger(__name__).exception("the run failed")
         if first_to_fail(run_dir):
@@ -75,7 +79,7 @@ def run(run_dir: Path, stop: Stop) -> int:
         return EXIT_FAILED
 
 
-def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
+def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: SecretValues) -> int:
     _quiet_libraries(spec, records)
     records.phase("loading_model", f"loading {spec.base_name}")
     from opensloth.init_modules import init_process_group, load_resolved, resolve_here
@@ -85,7 +89,7 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop) -> int:
     load_plugins(spec.plugins)
     store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
     apply_cap(spec.memory_bytes, spec.device, spec.world_size)
-    config, arguments = _local_config(spec), _local_arguments(spec)
+    config, arguments = _local_config(spec, secrets.get("model")), _local_arguments(spec)
     resolved = resolve_here(config, arguments, has_eval_dataset=spec.eval_dataset is not None)
     model, tokenizer = load_resolved(resolved)
 
@@ -165,10 +169,14 @@ def _quiet_libraries(spec: RunSpec, records: Records) -> None:
     logging.getLogger("opensloth").addHandler(forward)
 
 
-def _local_config(spec: RunSpec) -> Any:
-    """The job's config with this host's paths."""
+def _local_config(spec: RunSpec, token: str | None) -> Any:
+    """The job's config with this host's paths; a base that needs a token is fetched here: no library gets the token."""
     config = spec.opensloth_config.model_copy(deep=True)
     config.fast_model_args.model_name = spec.model
+    if token is not None and not os.path.isabs(spec.model):
+        from opensloth.models.acquire import fetch_model
+
+        config.fast_model_args.model_name = str(fetch_model(spec.model, token, None))
     if spec.base_revision and not os.path.isdir(spec.model):
         config.fast_model_args.revision = spec.base_revision  # type: ignore[attr-defined]
     config.pretrained_lora = spec.adapter

@@ -13,11 +13,18 @@ def test_models_are_a_superset_of_the_shape_of_openai(admin, services):
 
 def test_a_model_is_registered_once_and_found_under_an_id_with_a_slash(admin):
     first = admin.post("/v1/models", json={"id": "qwen", "source": "Qwen/Qwen3-0.6B"})
-    assert (first.status_code, first.json()["status"]) == (201, "ready")
+    assert (first.status_code, first.json()["status"]) == (201, "importing")
     assert admin.post("/v1/models", json={"id": "qwen", "source": "Qwen/Qwen3-0.6B"}).status_code == 201
     assert admin.post("/v1/models", json={"id": "qwen", "source": "Qwen/Other"}).status_code == 409
     assert admin.get("/v1/models/Qwen/Qwen3-0.6B").status_code == 404
-    for wrong in ({"id": "../x"}, {"id": "x", "source": "../y"}, {"id": 1}, {"id": "x", "path": "/x"}, {}):
+    for wrong in (
+        {"id": "../x"},
+        {"id": "x", "source": "../y"},
+        {"id": "x", "source": "a/b", "secret": "none"},
+        {"id": 1},
+        {"id": "x", "path": "/x"},
+        {},
+    ):
         answer = admin.post("/v1/models", json=wrong)
         assert (answer.status_code, bool(answer.json()["errors"])) == (422, True)
 

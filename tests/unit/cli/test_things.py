@@ -58,13 +58,34 @@ def test_a_hub_id_is_registered_under_its_own_name(api, run):
     assert json.loads(api.seen("POST /v1/models")[0].content) == {"id": "Qwen3-0.6B", "source": "Qwen/Qwen3-0.6B"}
 
 
-def test_a_hub_id_is_not_called_ready_before_it_was_fetched(api, run, tmp_path, monkeypatch):
+def test_a_hub_id_that_looks_like_a_folder_is_said_to_be_none_and_names_its_secret(api, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    api.on("POST /v1/models", {"id": "ours", "status": "ready", "source": "models/ours"})
-    told = run("models", "add", "ours", "models/ours").err
-    assert "the first job that uses it fetches models/ours from the hub" in told
-    assert "there is none of that name here" in told
+    api.on("POST /v1/models", {"id": "ours", "status": "importing", "source": "models/ours"})
+    api.on("GET /v1/models/ours", {"id": "ours", "status": "ready", "source": "models/ours", "bytes": 1024})
+    told = run("models", "add", "ours", "models/ours", "--secret", "hf").err
+    assert "there is no folder of that name here" in told
+    assert "ours is ready" in told
+    assert json.loads(api.seen("POST /v1/models")[0].content)["secret"] == "hf"
+
+
+def test_a_dataset_of_the_hub_is_fetched_and_its_file_named(api, run):
+    pull = {"id": "pull-1", "dataset": "org/rows[test]", "status": "importing"}
+    api.on("POST /v1/pulls", pull)
+    api.on("GET /v1/pulls/pull-1", {**pull, "status": "ready", "file": "file-1"})
+    api.on("GET /v1/files/file-1", {"id": "file-1", "filename": "rows-test.csv", "bytes": 5, "commit": "ab" * 20})
+    done = run("files", "pull", "org/rows[test]", "--secret", "hf")
+    assert done.out.strip() == "file-1"
+    assert "rows-test.csv" in done.err
+    assert json.loads(api.seen("POST /v1/pulls")[0].content) == {"dataset": "org/rows[test]", "secret": "hf"}
+
+
+def test_a_dataset_that_cannot_be_fetched_is_an_error_that_says_why(api, run):
+    failed = {"id": "pull-1", "status": "failed", "reason": "hub_refused", "error": "it is gated"}
+    api.on("POST /v1/pulls", failed)
+    done = run("files", "pull", "org/rows")
+    assert done.code != 0
+    assert "it is gated" in done.err
 
 
 def test_a_failed_pull_says_why(api, run):
