@@ -96,8 +96,18 @@ def _head(source: ScriptSource, modules: set[str]) -> str:
     )
     return f'''"""{title}: {source.opensloth_config.training_type} by plain TRL, with the losses of the job.
 
-pip install {packages}
+{_about_devices(source)}pip install {packages}
 """'''
+
+
+def _about_devices(source: ScriptSource) -> str:
+    """What is to be known of a job that several processes trained."""
+    if source.world_size == 1:
+        return ""
+    text = f"The job ran on {source.world_size} devices, whose batches are accumulated here on one"
+    if source.opensloth_config.training_type == "grpo":
+        text += "; each sampled its own answers,\nso that losses differ as with another seed"
+    return f"{text}.\n\n"
 
 
 def _carried(source: ScriptSource, method: MethodScript, data: DataSource, own_code: str) -> Carried:

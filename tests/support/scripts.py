@@ -46,6 +46,7 @@ def write_script(job: RunSpec, folder: Path, form: str | None = None, eval_form:
         data=DataFile(job.dataset.name, job.dataset.container, form),
         eval_data=DataFile(evaluation.name, evaluation.container, eval_form) if evaluation else None,
         adapter="adapter" if job.adapter else None,
+        world_size=job.world_size,
     )
     path = folder / f"script-{Path(job.run_dir).name}.py"
     path.write_text(render_script(source))

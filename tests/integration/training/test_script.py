@@ -234,6 +234,32 @@ def test_a_script_goes_on_from_an_adapter(tiny_model: Path, trainers: TrainerHos
     assert_same(job, trainers, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "rows"), [("sft", CHAT), ("kto", LABELLED)])
+def test_a_script_does_alone_what_two_processes_did(
+    method: str, rows: Rows, tiny_model: Path, trainers: TrainerHost, tmp_path: Path
+) -> None:
+    arguments = {"max_steps": 3, "warmup_steps": 0}
+    job = make_run(tmp_path, tiny_model, method, rows=[{}], arguments=arguments, world_size=2)
+    job = with_data(job, write_rows(tmp_path / "data", rows, "jsonl"))
+    assert_same(job, trainers, tmp_path)
+    assert "ran on 2 devices" in write_script(job, tmp_path).path.read_text()
+
+
+@pytest.mark.slow
+def test_code_and_mathematics_are_judged_as_in_the_job(tiny_model: Path, trainers: TrainerHost, tmp_path: Path) -> None:
+    rewards = [
+        {"name": "code_tests", "params": {"timeout_s": 10.0}},
+        {"name": "numeric_answer", "params": {"mode": "math"}},
+        {"name": "text_similarity", "params": {"reference": "{{item.answer}}"}},
+    ]
+    grpo = {"num_generations": 2, "max_completion_length": 6, "max_prompt_length": 40, "reward_functions": rewards}
+    too_long = {**PROMPTS[0], "prompt": [{"role": "user", "content": "x" * 100}]}
+    arguments = {"max_steps": 3, "warmup_steps": 0}
+    job = make_run(tmp_path, tiny_model, "grpo", rows=[{}], config={"grpo_args": grpo}, arguments=arguments)
+    assert_same(with_data(job, write_rows(tmp_path / "data", [*PROMPTS, too_long], "json")), trainers, tmp_path)
+
+
 def test_the_script_of_a_job_with_rewards_gives_its_losses(
     tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:
