@@ -11,6 +11,7 @@ from api import document, errors
 from api.middleware import RequestGuard
 from api.routers import (
     artifacts,
+    devices,
     estimates,
     exports,
     files,
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         files,
         pulls,
         estimates,
+        devices,
         jobs,
         job_control,
         job_streams,

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from opensloth.remote.credentials import credentials_path, find_credentials
+from opensloth.remote.devices import Devices
 from opensloth.remote.errors import (
     ClientError,
     Conflict,
@@ -38,7 +39,20 @@ from opensloth.remote.models import Models
 from opensloth.remote.queue import Queue
 from opensloth.remote.rewards import Rewards
 from opensloth.remote.secrets import Secrets
-from opensloth.remote.shapes import Artifact, Checkpoint, Estimate, Event, File, Job, Key, Model, Reward, Secret, Series
+from opensloth.remote.shapes import (
+    Artifact,
+    Checkpoint,
+    Device,
+    Estimate,
+    Event,
+    File,
+    Job,
+    Key,
+    Model,
+    Reward,
+    Secret,
+    Series,
+)
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
@@ -48,6 +62,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "Device",
     "Estimate",
     "Event",
     "Field",
@@ -93,6 +108,7 @@ class Client:
         self.models = Models(self._transport)
         self.queue = Queue(self._transport)
         self.rewards = Rewards(self._transport)
+        self.devices = Devices(self._transport)
         self.keys = Keys(self._transport)
         self.secrets = Secrets(self._transport)
 

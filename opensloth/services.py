@@ -23,6 +23,7 @@ from opensloth.jobs.data import settle_pull
 from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.estimates import EstimateService
 from opensloth.jobs.exports import ExportService
+from opensloth.jobs.on_devices import DeviceViews
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.retries import RetryService
@@ -101,6 +102,11 @@ class Services:
     def devices(self) -> DeviceService:
         """Hosts and their devices."""
         return DeviceService(self.database, self.publisher)
+
+    @cached_property
+    def device_views(self) -> DeviceViews:
+        """Devices with what runs on them."""
+        return DeviceViews(self.database, self.settings)
 
     @classmethod
     def make(cls, settings: Settings) -> Services:

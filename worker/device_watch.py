@@ -19,6 +19,9 @@ from worker.host_memory import ProcessTable, memory_left, resident_bytes
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_S = 5.0
+"""How long the end of the worker waits for a look that is under way."""
+
 
 @dataclass
 class Holding:
@@ -77,6 +80,8 @@ class DeviceWatch:
         """Look no more; a driver that hangs is not waited for."""
         self._stopped.set()
         self._due.set()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE_S)
 
     def readings(self) -> dict[str, Reading]:
         """The newest reading of each device that was read."""

@@ -6,14 +6,15 @@ import typer
 
 from opensloth import __version__
 from opensloth.cli import exit_codes, jobs, login, results
+from opensloth.cli.devices import devices
 from opensloth.cli.diff import diff
 from opensloth.cli.estimate import estimate
 from opensloth.cli.export import export
 from opensloth.cli.files import files
 from opensloth.cli.models import models
 from opensloth.cli.output import out
-from opensloth.cli.rewards import rewards
 from opensloth.cli.queue import queue
+from opensloth.cli.rewards import rewards
 from opensloth.cli.secrets import secrets
 from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
@@ -43,6 +44,7 @@ for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifact
 app.command(rich_help_panel=JOBS)(diff)
 app.command(rich_help_panel=THINGS)(rewards)
 app.command(rich_help_panel=JOBS)(export)
+app.add_typer(devices, name="devices", rich_help_panel=SERVER)
 app.add_typer(files, name="files", rich_help_panel=THINGS)
 app.add_typer(models, name="models", rich_help_panel=THINGS)
 app.add_typer(login.keys, name="key", rich_help_panel=THINGS)

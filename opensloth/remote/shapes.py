@@ -220,6 +220,41 @@ class Secret(Shape):
     updated_at: str | None = None
 
 
+class Holder(Shape):
+    """A job on a device; of another team only its memory is known. Sizes in bytes."""
+
+    job_id: str | None = None
+    name: str | None = None
+    owner: str | None = None
+    memory_bytes: int | None = None
+    used_bytes: int | None = None
+
+
+class Device(Shape):
+    """A GPU or CPU slot; sizes in bytes, utilization in per cent, temperature in degrees Celsius.
+
+    `health` is ok, draining, quarantined or away; `jobs` are the ids on it, None for those of another team.
+    """
+
+    id: str
+    host_id: str = ""
+    kind: str | None = None
+    index: int = 0
+    name: str | None = None
+    health: str | None = None
+    memory_bytes: int | None = None
+    used_bytes: int | None = None
+    free_bytes: int | None = None
+    foreign_bytes: int = 0
+    utilization: int | None = None
+    temperature: int | None = None
+    draining: bool = False
+    quarantined: str | None = None
+    quarantined_at: str | None = None
+    jobs: list[str | None] = []
+    holders: list[Holder] = []
+
+
 class Key(Shape):
     """An API key without its secret; `key` is there only in the answer that made it."""
 

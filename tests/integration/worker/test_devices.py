@@ -41,10 +41,6 @@ def host(services: Services) -> Iterator[Host]:
     host.start()
     yield host
     fake_nvml.write(gpus=[gpu("GPU-0"), gpu("GPU-1")])
-    for job in services.jobs.list(ADMIN, limit=100)[0]:
-        if job.state not in ("succeeded", "failed", "cancelled"):
-            services.jobs.cancel(job.id, ADMIN)
-    host.wake()
     host.drain()
 
 
@@ -87,12 +83,12 @@ def test_rows_follow_the_driver_and_foreign_processes_count(services: Services, 
 
 @only_sqlite
 def test_what_a_job_used_is_measured_and_kept(services: Services, host: Host) -> None:
-    job_id = submit(services, "steps=400 step_s=0.05 claim=7")
+    job_id = submit(services, FOREVER + " claim=7")
     row = wait_for(lambda: (row := device(services)).processes and row)
     assert [(entry["bytes"], entry["job_id"]) for entry in row.processes] == [(7 * GIB, job_id)]
     assert row.foreign_bytes == 0
-    wait_for(lambda: wait_for_state(services, job_id, "running"))
-    services.jobs.cancel(job_id, ADMIN)
+    wait_for_state(services, job_id, "running")
+    services.control.cancel(job_id, ADMIN)
     host.wake()
     wait_for_state(services, job_id, "cancelled")
     (attempt,) = attempts(services, job_id)
@@ -144,14 +140,14 @@ def test_a_gpu_with_uncorrectable_errors_is_quarantined(services: Services, host
 
 
 @only_sqlite
-def test_a_gpu_that_does_not_free_its_memory_is_quarantined_and_the_result_stands(
-    services: Services, host: Host
-) -> None:
-    job_id = submit(services, "steps=300 step_s=0.05 claim=7")
+def test_a_gpu_that_does_not_free_its_memory_is_quarantined_and_its_job_ends(services: Services, host: Host) -> None:
+    job_id = submit(services, FOREVER + " claim=7")
     wait_for_state(services, job_id, "running")
     where = attempts(services, job_id)[0].device_ids[0]
     fake_nvml.write(gpus=[gpu(name, extra=7 * GIB if name == where else 0) for name in ("GPU-0", "GPU-1")])
-    wait_for_state(services, job_id, "succeeded", timeout=90)
+    services.control.cancel(job_id, ADMIN)
+    host.wake()
+    wait_for_state(services, job_id, "cancelled")
     assert f"not free after {job_id}" in str(device(services, where).quarantined)
     assert leases(services) == set()
 
@@ -266,6 +262,6 @@ def test_when_the_hosts_memory_runs_out_the_largest_job_ends(
     assert job.reason == "cpu_oom"
     assert "memory ran out" in str(job.error.message if job.error else "")
     assert services.jobs.get(small, ADMIN).state in ("running", "failed")
-    services.jobs.cancel(small, ADMIN)
+    services.control.cancel(small, ADMIN)
     cpu_host.wake()
     wait_for_state(services, small, "cancelled", "failed")
