@@ -8,6 +8,7 @@ OpenSlothError
 ├── NotAllowed            the key is known and may not do this
 ├── NotFound              nothing with that id, or nothing that the caller may see
 ├── Conflict              the thing is in a state that does not allow it
+│   └── QuotaExceeded     the user or the team has as much as it may
 ├── TooLarge              an upload, a body or a line beyond its limit
 ├── InsufficientStorage   a disk is short of room
 └── Unavailable           a part that is needed is away for the moment; try again
@@ -88,6 +89,12 @@ class Conflict(OpenSlothError):
     """The present state does not allow it."""
 
     code = "conflict"
+
+
+class QuotaExceeded(Conflict):
+    """The user or the team has as much as it may."""
+
+    code = "quota_exceeded"
 
 
 class TooLarge(OpenSlothError):

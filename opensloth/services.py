@@ -7,8 +7,11 @@ from functools import cached_property
 
 from sqlalchemy.orm import Session
 
+from opensloth.accounts.audit import AuditService
 from opensloth.accounts.keys import KeyService
 from opensloth.accounts.secrets import SecretService
+from opensloth.accounts.teams import TeamService
+from opensloth.accounts.users import UserService
 from opensloth.database import Database
 from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.pulls import PullService
@@ -25,6 +28,7 @@ from opensloth.jobs.estimates import EstimateService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.on_devices import DeviceViews
 from opensloth.jobs.queue import QueueService
+from opensloth.jobs.quotas import belongings, require_bytes
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.retries import RetryService
 from opensloth.jobs.service import JobService, user_of_file, user_of_models
@@ -55,6 +59,21 @@ class Services:
     jobs: JobService
     secrets: SecretService
     exports: ExportService
+
+    @cached_property
+    def users(self) -> UserService:
+        """The people and programs that keys speak for."""
+        return UserService(self.database, belongings)
+
+    @cached_property
+    def teams(self) -> TeamService:
+        """Who sees whose work."""
+        return TeamService(self.database, belongings)
+
+    @cached_property
+    def audit(self) -> AuditService:
+        """Who did what."""
+        return AuditService(self.database)
 
     @cached_property
     def previews(self) -> PreviewService:
@@ -118,7 +137,7 @@ class Services:
         storage = Storage(settings.storage)
         publisher = Publisher(settings.redis)
         events = EventStore(database, publisher)
-        files = FileService(database, storage, settings, user_of_file)
+        files = FileService(database, storage, settings, user_of_file, require_bytes)
         secrets = SecretService(database, settings)
         models = ModelRegistry(database, storage, publisher, user_of_models)
         rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)

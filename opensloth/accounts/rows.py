@@ -13,6 +13,10 @@ DEFAULT_TEAM = "default"
 """The team of everybody whom no admin put into another one."""
 
 
+TEAM_HOLDER = "team:"
+"""Before the name of a team that holds a secret; no user's name has a colon."""
+
+
 class _Limits:
     """What a team or a user may have; None is without limit."""
 

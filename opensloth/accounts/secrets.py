@@ -12,14 +12,18 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.keys import Caller
-from opensloth.accounts.rows import SecretRow
+from opensloth.accounts.audit import record
+from opensloth.accounts.callers import Caller
+from opensloth.accounts.rows import DEFAULT_TEAM, SecretRow, UserRow
+from opensloth.accounts.users import require_team
 from opensloth.database import Database, db_now
-from opensloth.errors import FieldError, InvalidInput, NotFound, OpenSlothError
+from opensloth.errors import FieldError, InvalidInput, NotAllowed, NotFound, OpenSlothError
 from opensloth.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY_BYTES, _NONCE_BYTES = 32, 12
+TEAM_HOLDER = "team:"
+"""Before the name of a team that holds a secret; no user's name has a colon."""
 MOST_CHARACTERS = 8192
 
 
@@ -36,60 +40,69 @@ class SecretService:
         self._db = database
         self._settings = settings
 
-    def put(self, name: str, value: str, caller: Caller) -> tuple[SecretRow, bool]:
-        """Store a secret of the caller's, replacing one of the same name; the second value says whether it is new."""
+    def put(self, name: str, value: str, caller: Caller, team: str | None = None) -> tuple[SecretRow, bool]:
+        """Store a secret of the caller's or of a team, replacing one of the same name; the second value: it is new."""
         if not _NAME.fullmatch(name):
             message = "use 1 to 64 letters, digits, dots, dashes and underscores"
             raise InvalidInput("the secret's name is not usable", fields=[FieldError("name", message)])
         if not value.strip() or len(value) > MOST_CHARACTERS:
             message = f"1 to {MOST_CHARACTERS} characters, not all of them spaces"
             raise InvalidInput("the secret's value is not usable", fields=[FieldError("value", message)])
-        sealed = self._seal(caller.owner, name, value.strip())
+        owner = _holder(caller, team)
+        sealed = self._seal(owner, name, value.strip())
         with self._db.write() as session:
+            if team is not None:
+                require_team(session, team)
             now = session.scalar(select(db_now())) or 0.0
-            row = session.get(SecretRow, (caller.owner, name), with_for_update=True)
+            row = session.get(SecretRow, (owner, name), with_for_update=True)
             is_new = row is None
             if row is None:
-                row = SecretRow(owner=caller.owner, name=name, sealed=sealed, created_at=now, updated_at=now)
+                row = SecretRow(owner=owner, name=name, sealed=sealed, created_at=now, updated_at=now)
                 session.add(row)
             row.sealed, row.updated_at = sealed, now
+            record(session, caller, "secret.set", name, team=team)
         return row, is_new
 
     def list(self, caller: Caller) -> list[SecretRow]:
-        """The caller's secrets by name."""
+        """The caller's secrets and those of the team, by name."""
+        owners = [caller.owner, TEAM_HOLDER + caller.team]
         with self._db.read() as session:
-            query = select(SecretRow).where(SecretRow.owner == caller.owner).order_by(SecretRow.name)
+            query = select(SecretRow).where(SecretRow.owner.in_(owners)).order_by(SecretRow.name, SecretRow.owner)
             return list(session.scalars(query))
 
-    def delete(self, name: str, caller: Caller) -> None:
-        """Forget a secret now; a job that still needs it fails."""
+    def delete(self, name: str, caller: Caller, team: str | None = None) -> None:
+        """Forget a secret of the caller's or of a team now; a job that still needs it fails."""
+        owner = _holder(caller, team)
         with self._db.write() as session:
             gone = session.execute(
-                delete(SecretRow)
-                .where(SecretRow.owner == caller.owner, SecretRow.name == name)
-                .returning(SecretRow.name)
+                delete(SecretRow).where(SecretRow.owner == owner, SecretRow.name == name).returning(SecretRow.name)
             ).one_or_none()
-        if gone is None:
-            raise NotFound(f"you have no secret {name!r}", hint="`opensloth secrets list` shows yours")
+            record(session, caller, "secret.delete", name, team=team)
+            if gone is None:
+                whom = "you have" if team is None else f"the team {team!r} has"
+                raise NotFound(f"{whom} no secret {name!r}", hint="`opensloth secrets list` shows them")
 
     @staticmethod
     def require(session: Session, owner: str, name: str, field: str) -> None:
-        """Raise InvalidInput naming `field` unless the owner has a secret of this name."""
-        if session.get(SecretRow, (owner, name)) is None:
+        """Raise InvalidInput naming `field` unless the owner or the owner's team has a secret of this name."""
+        if _of(session, owner, name) is None:
             raise InvalidInput(
                 "a secret cannot be found",
                 code="secret_not_found",
                 hint=f"`opensloth secrets set {name}` stores one",
-                fields=[FieldError(field, f"you have no secret {name!r}")],
+                fields=[FieldError(field, f"you have no secret {name!r}, nor has your team")],
             )
 
     def value(self, owner: str, name: str) -> str:
-        """The secret itself, for the process of a job. Raises NotFound, or SecretUnreadable."""
+        """The secret itself, the owner's own or else the team's, for the process of a job.
+
+        Raises NotFound, or SecretUnreadable.
+        """
         with self._db.read() as session:
-            row = session.get(SecretRow, (owner, name))
+            row = _of(session, owner, name)
         if row is None:
             raise NotFound(f"the secret {name!r} was deleted", code="input_deleted")
-        return self._open(owner, name, row.sealed)
+        return self._open(row.owner, name, row.sealed)
 
     def _seal(self, owner: str, name: str, value: str) -> str:
         """AES-256-GCM over the value; owner and name are bound to it, so that rows cannot be swapped."""
@@ -125,6 +138,24 @@ class SecretService:
                 )
             _make_key_file(path)
         return _decoded(path.read_text(), str(path))
+
+
+def _holder(caller: Caller, team: str | None) -> str:
+    """Under whom a secret is kept. Raises NotAllowed for another's team, whether there is such a team or not."""
+    if team is None:
+        return caller.owner
+    if team != caller.team and not caller.is_admin:
+        raise NotAllowed("only an admin may keep secrets of another team", hint=f"your team is {caller.team}")
+    return TEAM_HOLDER + team
+
+
+def _of(session: Session, owner: str, name: str) -> SecretRow | None:
+    """The owner's secret of this name, else that of the owner's team."""
+    own = session.get(SecretRow, (owner, name))
+    if own is not None:
+        return own
+    team = session.scalar(select(UserRow.team).where(UserRow.name == owner))
+    return session.get(SecretRow, (TEAM_HOLDER + (team or DEFAULT_TEAM), name))
 
 
 def _make_key_file(path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.admins import require_another_admin
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, Role, require_visible, visible_to
-from opensloth.accounts.rows import TeamRow, UserRow
+from opensloth.accounts.rows import ApiKeyRow, SecretRow, TeamRow, UserRow
 from opensloth.database import Database, db_now
 from opensloth.errors import Conflict, FieldError, InvalidInput
 
@@ -20,11 +20,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HINT = "`opensloth users` lists them"
 
 
-class UserService:
-    """Lists users, and lets admins make and change them. Users are disabled, never deleted: what they did stays."""
+Belongings = Callable[[Session, Literal["user", "team"], str], str | None]
+"""Says in words what still belongs to a user or team, as `3 jobs`; None: nothing. Given by who wires the services."""
 
-    def __init__(self, database: Database) -> None:
+
+class UserService:
+    """Lists users, and lets admins make and change them; who has left something here is disabled, not deleted."""
+
+    def __init__(self, database: Database, belongings: Belongings) -> None:
         self._db = database
+        self._belongings = belongings
 
     def list(self, caller: Caller, team: str | None = None) -> list[UserRow]:
         """The users whom the caller sees, by name."""
@@ -55,8 +60,7 @@ class UserService:
         caller.require_admin("change users")
         # The lock is the one under which keys are revoked: one admin has to stay.
         with self._db.scheduler_lock() as session:
-            found = session.get(UserRow, name, with_for_update=True)
-            row = require_visible(found, caller, f"user {name!r}", _HINT)
+            row = require_visible(session.get(UserRow, name), caller, f"user {name!r}", _HINT)
             if "team" in changes:
                 require_team(session, changes["team"])
             if row.role == "admin" and (changes.get("role", "admin") != "admin" or changes.get("disabled")):
@@ -70,6 +74,20 @@ class UserService:
                     row.disabled_at = session.scalar(select(db_now()))
             record(session, caller, "user.change", name, **changes)
             return row
+
+    def delete(self, name: str, caller: Caller) -> None:
+        """Remove a user to whom nothing belongs, with the keys; raises Conflict for any other, and the last admin."""
+        caller.require_admin("delete users")
+        with self._db.scheduler_lock() as session:
+            row = require_visible(session.get(UserRow, name), caller, f"user {name!r}", _HINT)
+            require_another_admin(session, user=name)
+            if left := self._belongings(session, "user", name):
+                hint = f"`opensloth users set {name} --disabled` locks the user out and keeps it"
+                raise Conflict(f"the user {name!r} has {left}", hint=hint, code="in_use")
+            session.execute(delete(ApiKeyRow).where(ApiKeyRow.owner == name))
+            session.execute(delete(SecretRow).where(SecretRow.owner == name))
+            session.delete(row)
+            record(session, caller, "user.delete", name)
 
 
 def add_user(

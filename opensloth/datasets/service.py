@@ -26,6 +26,8 @@ from opensloth.storage.space import require_room
 PURPOSE = "fine-tune"
 Order = Literal["asc", "desc"]
 UserOfFile = Callable[[Session, str], str | None]
+Quota = Callable[[Session, Caller, int], None]
+"""Raises QuotaExceeded where the caller may not store so many bytes more."""
 
 
 class FileView(BaseModel):
@@ -71,8 +73,11 @@ class Origin:
 class FileService:
     """Stores, lists, checks and deletes files; `user_of` finds a job that is not over and needs a file."""
 
-    def __init__(self, database: Database, storage: Storage, settings: Settings, user_of: UserOfFile) -> None:
+    def __init__(
+        self, database: Database, storage: Storage, settings: Settings, user_of: UserOfFile, quota: Quota | None = None
+    ) -> None:
         self._db = database
+        self._require_quota: Quota = quota or (lambda session, caller, more: None)
         self._storage = storage
         self._settings = settings
         self._user_of = user_of
@@ -116,6 +121,7 @@ class FileService:
             self._storage.put_file(spool.path, row.storage_key)
         try:
             with self._db.write() as session:
+                self._require_quota(session, caller, row.bytes)
                 row.created_at = session.scalar(select(db_now())) or 0.0
                 session.add(row)
                 _keep_check(session, sha256, check, row.created_at)

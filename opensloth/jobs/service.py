@@ -27,6 +27,7 @@ from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retry import Retry
+from opensloth.jobs.quotas import require_room
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow, PullWaitRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
 from opensloth.jobs.states import TERMINAL, State
@@ -166,6 +167,7 @@ class JobService:
     ) -> None:
         """Insert a new job: queued, or waiting for the jobs in `depends_on` and for the `pulls` of its datasets."""
         require_allowed(session, row)
+        require_room(session, row.owner, row.team)
         now = _now(session)
         state = State.WAITING if depends_on or pulls else State.QUEUED
         row.state, row.created_at = state.value, now

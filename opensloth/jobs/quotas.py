@@ -1,0 +1,118 @@
+"""What users and teams hold, and the refusal of what would be beyond their limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from opensloth.accounts.callers import Caller
+from opensloth.accounts.rows import TEAM_HOLDER, SecretRow, TeamRow, UserRow
+from opensloth.datasets.rows import FileRow
+from opensloth.devices.rows import DeviceLeaseRow
+from opensloth.errors import QuotaExceeded
+from opensloth.jobs.rows import CheckpointRow, JobRow
+from opensloth.jobs.states import State
+from opensloth.models.rows import ModelRow
+
+Kind = Literal["user", "team"]
+TO_COME = [State.WAITING.value, State.QUEUED.value, State.PAUSED.value]
+"""The states that count against `max_queued`."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What somebody has at the moment."""
+
+    queued: int
+    devices: int
+    """Leases on devices; of a shared one each counts."""
+    bytes: int
+
+
+def require_room(session: Session, owner: str, team: str) -> None:
+    """Raise QuotaExceeded where a new job's user or team has as many waiting, or as much stored, as it may."""
+    for kind, name, limits in _limited(session, owner, team):
+        if limits.max_queued is not None and queued(session, kind, name) >= limits.max_queued:
+            raise QuotaExceeded(
+                f"the {kind} {name} may have {limits.max_queued} jobs waiting, and has as many",
+                hint="wait until one has started, cancel one, or ask an admin for a higher limit",
+            )
+        _require_bytes(session, kind, name, limits.max_bytes, 0)
+
+
+def require_bytes(session: Session, caller: Caller, more: int) -> None:
+    """Raise QuotaExceeded where `more` bytes would be beyond what the caller or the team may store."""
+    for kind, name, limits in _limited(session, caller.owner, caller.team):
+        _require_bytes(session, kind, name, limits.max_bytes, more)
+
+
+def held(session: Session, kind: Kind, name: str) -> Held:
+    """What a user or team has now."""
+    devices = select(func.count()).select_from(DeviceLeaseRow).join(JobRow, JobRow.id == DeviceLeaseRow.job_id)
+    leased = session.scalar(devices.where(_is(JobRow, kind, name))) or 0
+    return Held(queued(session, kind, name), leased, stored(session, kind, name))
+
+
+def queued(session: Session, kind: Kind, name: str) -> int:
+    """How many jobs wait, are queued or are paused."""
+    count = select(func.count()).where(JobRow.state.in_(TO_COME), _is(JobRow, kind, name))
+    return session.scalar(count) or 0
+
+
+def stored(session: Session, kind: Kind, name: str) -> int:
+    """Bytes of files, checkpoints and results."""
+    checkpoints = select(func.sum(CheckpointRow.bytes)).join(JobRow, JobRow.id == CheckpointRow.job_id)
+    sums = (
+        select(func.sum(FileRow.bytes)).where(_is(FileRow, kind, name)),
+        checkpoints.where(_is(JobRow, kind, name)),
+        select(func.sum(ModelRow.bytes)).where(ModelRow.kind == "result", _is(ModelRow, kind, name)),
+    )
+    exports = select(JobRow.result).where(
+        JobRow.kind == "export", JobRow.state == State.SUCCEEDED.value, _is(JobRow, kind, name)
+    )
+    # An export that is no model has its sizes in its result alone.
+    made = (result for result in session.scalars(exports) if result and not result.get("model"))
+    files = sum(int(artifact["bytes"]) for result in made for artifact in result.get("artifacts", []))
+    return files + sum(int(session.scalar(total) or 0) for total in sums)
+
+
+def belongings(session: Session, kind: Kind, name: str) -> str | None:
+    """In words what belongs to a user or team, as `3 jobs`; None: nothing."""
+    for table, what in ((JobRow, "jobs"), (FileRow, "files"), (ModelRow, "models")):
+        if count := session.scalar(select(func.count()).select_from(table).where(_is(table, kind, name))):
+            return f"{count} {what}"
+    if kind == "team" and session.scalar(select(SecretRow.name).where(SecretRow.owner == TEAM_HOLDER + name).limit(1)):
+        return "secrets"
+    return None
+
+
+def _limited(session: Session, owner: str, team: str) -> list[tuple[Kind, str, UserRow | TeamRow]]:
+    """The user and the team, each only where it has a limit, and locked then: no two take the last place at once."""
+    found: list[tuple[Kind, str, UserRow | TeamRow]] = []
+    user, its_team = session.get(UserRow, owner), session.get(TeamRow, team)
+    if user is not None and (user.max_queued is not None or user.max_bytes is not None):
+        found.append(("user", owner, session.get_one(UserRow, owner, with_for_update=True)))
+    if its_team is not None and (its_team.max_queued is not None or its_team.max_bytes is not None):
+        found.append(("team", team, session.get_one(TeamRow, team, with_for_update=True)))
+    return found
+
+
+def _require_bytes(session: Session, kind: Kind, name: str, limit: int | None, more: int) -> None:
+    if limit is None:
+        return
+    used = stored(session, kind, name)
+    if used >= limit or used + more > limit:
+        raise QuotaExceeded(
+            f"the {kind} {name} stores {used:,} bytes and may store {limit:,}"
+            + (f"; {more:,} more do not fit" if more else ""),
+            hint="delete files, models or jobs that are not needed, or ask an admin for a higher limit",
+        )
+
+
+def _is(table: Any, kind: Kind, name: str) -> ColumnElement[bool]:
+    column = table.owner if kind == "user" else table.team
+    condition: ColumnElement[bool] = column == name
+    return condition
