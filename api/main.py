@@ -15,6 +15,7 @@ from api.routers import (
     estimates,
     exports,
     files,
+    gc,
     health,
     job_control,
     job_streams,
@@ -69,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rewards,
         keys,
         secrets,
+        gc,
     ):
         app.include_router(module.router, responses=document.ERRORS)
     app.include_router(health.router)

@@ -14,6 +14,7 @@ PARTS = {
     "devices": "devices",
     "files": "files",
     "fine_tuning": "jobs",
+    "gc": "jobs",
     "hosts": "devices",
     "jobs": "jobs",
     "keys": "keys",

@@ -54,7 +54,7 @@ def job_states() -> str:
 # The states of a job
 
 Every transition that is allowed is here; any other is refused. `succeeded`, `failed` and `cancelled` never change. To
-try such a job again, make a new one of it: `POST /v1/jobs/{{id}}/retry`.
+try such a job again, make a new one of it: `opensloth retry`.
 
 ```mermaid
 {states.mermaid()}```

@@ -121,6 +121,10 @@ class Client:
         """What `/readyz` says; raises ClientError if the server is away or not ready."""
         return self._transport.json("GET", "/readyz")
 
+    def gc(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Cleans the server's storage, or says what would go: `count`, `bytes`, `kinds` and `items`. For admins."""
+        return self._transport.json("POST", "/v1/gc", json={"dry_run": dry_run}, idempotent=True)
+
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()

@@ -1,14 +1,15 @@
-"""`/v1/jobs/{id}`: cancel, pause, resume, change and move a job."""
+"""`/v1/jobs/{id}`: cancel, pause, resume, retry, change, move and delete a job."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.routers.jobs import check_idempotency_key
 from opensloth.jobs.ordering import Place
 from opensloth.jobs.spec import Priority
 from opensloth.jobs.views import JobView
@@ -24,6 +25,24 @@ class Cancel(BaseModel):
     model_config = _STRICT
 
     save: Annotated[bool, Field(description="Whether a running job saves a checkpoint first.")] = True
+
+
+class RetryBody(BaseModel):
+    """From where to try again."""
+
+    model_config = _STRICT
+
+    from_checkpoint: Annotated[
+        bool, Field(description="Go on from the newest checkpoint instead of from the beginning.")
+    ] = False
+
+
+class JobDeleted(BaseModel):
+    """A job that is gone."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: bool = True
 
 
 class Change(BaseModel):
@@ -83,6 +102,33 @@ def resume_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView
     return services.control.resume(job_id, caller)
 
 
+@router.post(
+    "/retry",
+    status_code=201,
+    openapi_extra=json_body(
+        RetryBody, required=False, from_the_beginning={}, from_a_checkpoint={"from_checkpoint": True}
+    ),
+)
+def retry_job(
+    response: Response,
+    job_id: str,
+    body: OptionalJsonBody,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+) -> JobView:
+    """Submit the spec of a job that is over again; the new job has `retry_of`."""
+    check_idempotency_key(idempotency_key)
+    wanted = parsed(RetryBody, body)
+    job, created = services.retries.retry(
+        job_id, caller, from_checkpoint=wanted.from_checkpoint, idempotency_key=idempotency_key
+    )
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
 @router.patch("", openapi_extra=json_body(Change, urgent={"priority": "urgent"}, keep_its_result={"keep": True}))
 def change_job(job_id: str, body: JsonBody, services: ServicesDep, caller: CallerDep) -> JobView:
     """Change the priority, or whether retention leaves the job alone. Only an admin may raise a priority."""
@@ -98,3 +144,10 @@ def move_job(job_id: str, body: JsonBody, services: ServicesDep, caller: CallerD
     """Give a job that has not begun another place among its owner's jobs of the same priority."""
     place = parsed(Move, body)
     return services.control.move(job_id, caller, Place(place.before, place.to))
+
+
+@router.delete("")
+def delete_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobDeleted:
+    """Delete a job that is over, with its checkpoints, logs and result. 409 while something needs what it left."""
+    services.deletion.delete(job_id, caller)
+    return JobDeleted(id=job_id)

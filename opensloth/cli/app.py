@@ -5,12 +5,13 @@ from __future__ import annotations
 import typer
 
 from opensloth import __version__
-from opensloth.cli import exit_codes, jobs, login, results
+from opensloth.cli import control, exit_codes, jobs, login, results
 from opensloth.cli.devices import devices
 from opensloth.cli.diff import diff
 from opensloth.cli.estimate import estimate
 from opensloth.cli.export import export
 from opensloth.cli.files import files
+from opensloth.cli.gc import gc
 from opensloth.cli.models import models
 from opensloth.cli.output import out
 from opensloth.cli.queue import queue
@@ -39,7 +40,12 @@ app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(estimate)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 app.command(rich_help_panel=JOBS)(queue)
-for _command in (jobs.show, jobs.watch, jobs.logs, jobs.cancel, results.artifacts, results.download, results.script):
+for _command in (control.cancel, control.pause, control.resume, control.retry, control.move, control.priority):
+    app.command(rich_help_panel=JOBS)(_command)
+for _command in (control.keep, control.delete):
+    app.command(rich_help_panel=JOBS)(_command)
+app.command(rich_help_panel=SERVER)(gc)
+for _command in (jobs.show, jobs.watch, jobs.logs, results.artifacts, results.download, results.script):
     app.command(rich_help_panel=JOBS)(_command)
 app.command(rich_help_panel=JOBS)(diff)
 app.command(rich_help_panel=THINGS)(rewards)

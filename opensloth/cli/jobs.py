@@ -1,4 +1,4 @@
-"""`opensloth jobs | show | watch | logs | cancel`: the jobs on the server."""
+"""`opensloth jobs | show | watch | logs`: the jobs on the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opensloth.cli.output import Json, out, print_json, print_json_line, say, ta
 from opensloth.cli.references import job_id
 from opensloth.cli.show import render_job
 from opensloth.cli.watching import left_running, stream_events, tell_outcome, watch_job
-from opensloth.client import Client, Conflict, Job
+from opensloth.client import Client, Job
 
 Reference = Annotated[str, typer.Argument(metavar="JOB", help="Its id, the beginning of it, or `last`.")]
 
@@ -89,24 +89,6 @@ def logs(
                     sys.stdout.flush()
         except KeyboardInterrupt:
             raise left_running(found) from None
-
-
-def cancel(job: Reference, as_json: Json = False) -> None:
-    """Ask a job to stop."""
-    with Client() as client:
-        found = job_id(client, job)
-        try:
-            asked = client.jobs.cancel(found)
-        except Conflict:
-            asked = client.jobs.get(found)
-            if not asked.ended or as_json:
-                raise
-    if as_json:
-        print_json(asked.as_json())
-    elif asked.ended:
-        say(f"{asked.id} has ended: {asked.state}")
-    else:
-        say(f"{asked.id} is {asked.state}; it saves what it has and ends.")
 
 
 def job_table(found: list[Job]) -> Any:

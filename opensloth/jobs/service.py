@@ -28,6 +28,7 @@ from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.quotas import require_room
+from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow, PullWaitRow
 from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_spec
 from opensloth.jobs.states import TERMINAL, State

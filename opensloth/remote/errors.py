@@ -8,7 +8,7 @@ ClientError
 ├── NotFound              404
 ├── Conflict              409: the present state does not allow it
 ├── InvalidRequest        400, 413, 415, 422: `fields` says where and what to do
-├── Unavailable           429, 502, 503, 504: the same request may succeed later
+├── Unavailable           429, 502, 503, 504, 507: the same request may succeed later
 ├── ServerFault           any other 5xx: the server's own mistake
 └── TransferCorrupt       a download is not what the server said it would be
 """
@@ -118,6 +118,7 @@ BY_STATUS: dict[int, type[ClientError]] = {
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,
+    507: Unavailable,
 }
 
 HINTS = {

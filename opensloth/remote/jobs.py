@@ -1,4 +1,4 @@
-"""`client.jobs`: submit, watch and cancel jobs, and fetch what they made."""
+"""`client.jobs`: submit and watch jobs, and fetch what they made."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from urllib.parse import quote
 
 from opensloth.remote.errors import InvalidRequest
 from opensloth.remote.follow import OnDrop, follow_events, follow_log
+from opensloth.remote.job_control import JobControl
 from opensloth.remote.pages import iterate
 from opensloth.remote.shapes import Artifact, Checkpoint, Estimate, Event, Job, Page, Series
 from opensloth.remote.transfer import ProgressCallback, download
-from opensloth.remote.transport import Transport
 
 
-class Jobs:
+class Jobs(JobControl):
     """Everything under `/v1/jobs`."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submits a job; raises InvalidRequest with the fields at fault.
@@ -54,10 +51,6 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""
         return Job(**self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}"))
-
-    def cancel(self, job_id: str) -> Job:
-        """Asks a job to stop; one that has ended already raises Conflict."""
-        return Job(**self._transport.json("POST", f"/v1/jobs/{_segment(job_id)}/cancel", idempotent=True))
 
     def events(self, job_id: str, *, last_seq: int = 0, limit: int | None = None) -> Iterator[Event]:
         """The events stored so far after `last_seq`, oldest first."""

@@ -11,7 +11,7 @@ from opensloth.datasets.report import CHECK_VERSION
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.service import FileService
 from opensloth.datasets.upload import clean_filename
-from opensloth.errors import InvalidDataset, InvalidInput, Unavailable
+from opensloth.errors import InsufficientStorage, InvalidDataset, InvalidInput, Unavailable
 from opensloth.settings import Settings
 from opensloth.storage import Storage
 
@@ -48,7 +48,7 @@ def test_a_full_disk_says_so_and_leaves_nothing_behind(files, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Storage, "put_file", full)
-    with pytest.raises(Unavailable, match="disk is full"):
+    with pytest.raises(InsufficientStorage, match="disk is full"):
         files.create("a.jsonl", [ROW], BOB)
     assert left_behind(tmp_path) == []
 
