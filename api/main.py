@@ -11,6 +11,7 @@ from api import document, errors
 from api.middleware import RequestGuard
 from api.routers import (
     artifacts,
+    audit,
     devices,
     estimates,
     exports,
@@ -21,11 +22,14 @@ from api.routers import (
     job_streams,
     jobs,
     keys,
+    me,
     models,
     pulls,
     queue,
     rewards,
     secrets,
+    teams,
+    users,
 )
 from api.streaming.hub import Hub
 from opensloth import __version__
@@ -69,7 +73,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         models,
         rewards,
         keys,
+        me,
         secrets,
+        teams,
+        users,
+        audit,
         gc,
     ):
         app.include_router(module.router, responses=document.ERRORS)

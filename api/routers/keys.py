@@ -1,4 +1,4 @@
-"""`/v1/keys`: API keys; making and revoking them is for admins."""
+"""`/v1/keys`: API keys; admins make them for everybody, others for themselves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.body import JsonBody, parsed
+from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import KEY_EXAMPLES
+from api.routers.job_control import json_body
+from opensloth.accounts.callers import Role
 from opensloth.accounts.rows import ApiKeyRow
+from opensloth.accounts.scopes import SCOPES
 from opensloth.events.records import rfc3339
 from opensloth.jobs.views import Page
 
@@ -24,9 +27,29 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    owner: Annotated[str, Field(max_length=64, description="Who or what will use it.")]
-    role: Literal["admin", "member"] = "member"
+    owner: Annotated[
+        str,
+        Field(max_length=64, description="Who or what will use it; who is not known becomes a user of `default`."),
+    ]
+    role: Annotated[Role, Field(description="The most it may do; the user's own role bounds it.")] = "member"
+    scopes: Annotated[
+        list[str] | None, Field(max_length=32, description=f"What it is for, all if not given: {', '.join(SCOPES)}.")
+    ] = None
     expires_in_s: Annotated[float | None, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)] = None
+
+
+class Rotation(BaseModel):
+    """How to replace a key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_s: Annotated[
+        float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False, description="How long the old one still works.")
+    ] = 0.0
+    expires_in_s: Annotated[
+        float | None,
+        Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False, description="For admins; else it ends as the old one."),
+    ] = None
 
 
 class KeyView(BaseModel):
@@ -36,24 +59,27 @@ class KeyView(BaseModel):
     object: Literal["key"] = "key"
     owner: str
     role: str
+    scopes: list[str] | None = Field(description="What it is for; null: all that the role allows.")
     prefix: str
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    last_used_at: str | None = Field(description="To the hour.")
     key: str | None = None
 
     @classmethod
     def of(cls, row: ApiKeyRow, key: str | None = None) -> KeyView:
         """The view of a stored row."""
-        expires, revoked = row.expires_at, row.revoked_at
         return cls(
             id=row.id,
             owner=row.owner,
             role=row.role,
+            scopes=row.scopes,
             prefix=row.prefix,
             created_at=rfc3339(row.created_at),
-            expires_at=None if expires is None else rfc3339(expires),
-            revoked_at=None if revoked is None else rfc3339(revoked),
+            expires_at=_time(row.expires_at),
+            revoked_at=_time(row.revoked_at),
+            last_used_at=_time(row.last_used_at),
             key=key,
         )
 
@@ -61,7 +87,7 @@ class KeyView(BaseModel):
 @router.get("")
 def list_keys(services: ServicesDep, caller: CallerDep) -> Page[KeyView]:
     """All keys for an admin, one's own for others; newest first."""
-    rows = [row for row in services.keys.list() if caller.is_admin or row.owner == caller.owner]
+    rows = services.keys.list(caller)
     return Page(
         data=[KeyView.of(row) for row in rows],
         first_id=rows[0].id if rows else None,
@@ -80,16 +106,34 @@ def list_keys(services: ServicesDep, caller: CallerDep) -> Page[KeyView]:
     },
 )
 def create_key(response: Response, body: JsonBody, services: ServicesDep, caller: CallerDep) -> KeyView:
-    """Make a key. The answer is the only place where it ever stands."""
-    caller.require_admin("make keys")
+    """Make a key. The answer is the only place where it ever stands.
+
+    Others than admins make keys for themselves, which do no more and last no longer than the key in use.
+    """
     new = parsed(NewKey, body)
-    row, key = services.keys.create(new.owner, new.role, new.expires_in_s)
+    row, key = services.keys.create(new.owner, new.role, new.expires_in_s, scopes=new.scopes, by=caller)
+    response.headers["Cache-Control"] = "no-store"
+    return KeyView.of(row, key)
+
+
+@router.post(
+    "/{key_id}/rotate", status_code=201, openapi_extra=json_body(Rotation, required=False, a_day={"overlap_s": 86400})
+)
+def rotate_key(
+    response: Response, key_id: str, body: OptionalJsonBody, services: ServicesDep, caller: CallerDep
+) -> KeyView:
+    """Make a key in place of this one, for the same, ending when it would have; this one ends now or after a while."""
+    wish = parsed(Rotation, body)
+    row, key = services.keys.rotate(key_id, caller, overlap_s=wish.overlap_s, expires_in_s=wish.expires_in_s)
     response.headers["Cache-Control"] = "no-store"
     return KeyView.of(row, key)
 
 
 @router.delete("/{key_id}")
 def revoke_key(key_id: str, services: ServicesDep, caller: CallerDep) -> KeyView:
-    """End a key now."""
-    caller.require_admin("revoke keys")
-    return KeyView.of(services.keys.revoke(key_id))
+    """End a key now: one's own, or as an admin any but the last of an admin."""
+    return KeyView.of(services.keys.revoke(key_id, caller))
+
+
+def _time(value: float | None) -> str | None:
+    return None if value is None else rfc3339(value)

@@ -44,13 +44,15 @@ class UserService:
         with self._db.read() as session:
             return require_visible(session.get(UserRow, name), caller, f"user {name!r}", _HINT)
 
-    def create(self, name: str, caller: Caller, *, role: Role, team: str, limits: Mapping[str, Any]) -> UserRow:
+    def create(
+        self, name: str, caller: Caller, *, role: Role, team: str, account: str | None, limits: Mapping[str, Any]
+    ) -> UserRow:
         """Make a user. Raises InvalidInput for a bad name or team, Conflict where the name is taken."""
         caller.require_admin("make users")
         with self._db.write() as session:
             if session.get(UserRow, name) is not None:
                 raise Conflict(f"there is a user {name!r} already", hint=f"`opensloth users set {name}` changes it")
-            return add_user(session, caller, name, role, team, limits)
+            return add_user(session, caller, name, role, team, {**limits, "account": account}, field="name")
 
     def update(self, name: str, caller: Caller, changes: Mapping[str, Any]) -> UserRow:
         """Change role, team, account, limits, or (by `disabled`) whether the user's keys are accepted.
@@ -91,19 +93,29 @@ class UserService:
 
 
 def add_user(
-    session: Session, by: Caller, name: str, role: Role, team: str, limits: Mapping[str, Any] | None = None
+    session: Session,
+    by: Caller,
+    name: str,
+    role: Role,
+    team: str,
+    more: Mapping[str, Any] | None = None,
+    field: str = "owner",
 ) -> UserRow:
-    """Insert a user; raises InvalidInput for a name that cannot be one and for a team that does not exist."""
+    """Insert a user; raises InvalidInput for a name that cannot be one and for a team that does not exist.
+
+    `more` holds further columns, `field` is what the caller called the name.
+    """
     if not NAME.fullmatch(name):
         raise InvalidInput(
             "the user's name is not usable",
-            fields=[FieldError("owner", "use 1 to 64 letters, digits, dots, dashes, underscores or @")],
+            fields=[FieldError(field, "use 1 to 64 letters, digits, dots, dashes, underscores or @")],
         )
     require_team(session, team)
-    row = UserRow(name=name, team=team, role=role, created_at=session.scalar(select(db_now())) or 0.0, **(limits or {}))
+    now = session.scalar(select(db_now())) or 0.0
+    row = UserRow(name=name, team=team, role=role, created_at=now, **(more or {}))
     session.add(row)
     session.flush()
-    record(session, by, "user.create", name, role=role, team=team, **(limits or {}))
+    record(session, by, "user.create", name, role=role, team=team, **(more or {}))
     return row
 
 

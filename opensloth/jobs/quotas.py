@@ -9,13 +9,15 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller
-from opensloth.accounts.rows import TEAM_HOLDER, SecretRow, TeamRow, UserRow
+from opensloth.accounts.rows import TEAM_HOLDER, SecretRow, TeamRow, UsageRow, UserRow
+from opensloth.accounts.usage import DAY_S, HOUR_S, month_start
 from opensloth.datasets.rows import FileRow
-from opensloth.devices.rows import DeviceLeaseRow
 from opensloth.errors import QuotaExceeded
 from opensloth.jobs.rows import CheckpointRow, JobRow
+from opensloth.jobs.situation import read_situation, spent_since
 from opensloth.jobs.states import State
 from opensloth.models.rows import ModelRow
+from opensloth.settings import Settings
 
 Kind = Literal["user", "team"]
 TO_COME = [State.WAITING.value, State.QUEUED.value, State.PAUSED.value]
@@ -28,8 +30,10 @@ class Held:
 
     queued: int
     devices: int
-    """Leases on devices; of a shared one each counts."""
+    """A shared one counts once for each of the jobs on it."""
     bytes: int
+    device_hours: float
+    """In this calendar month (UTC), what runs included."""
 
 
 def require_room(session: Session, owner: str, team: str) -> None:
@@ -49,11 +53,19 @@ def require_bytes(session: Session, caller: Caller, more: int) -> None:
         _require_bytes(session, kind, name, limits.max_bytes, more)
 
 
-def held(session: Session, kind: Kind, name: str) -> Held:
+def held(session: Session, settings: Settings, kind: Kind, name: str) -> Held:
     """What a user or team has now."""
-    devices = select(func.count()).select_from(DeviceLeaseRow).join(JobRow, JobRow.id == DeviceLeaseRow.job_id)
-    leased = session.scalar(devices.where(_is(JobRow, kind, name))) or 0
-    return Held(queued(session, kind, name), leased, stored(session, kind, name))
+    seen = read_situation(session, settings, with_queue=False)
+    month = month_start(seen.now)
+    mine = [job for job in seen.running if name == (job.owner if kind == "user" else job.team)]
+    booked = select(func.sum(UsageRow.device_s)).where(UsageRow.day >= int(month // DAY_S), _is(UsageRow, kind, name))
+    running_s = sum(device_s for _, _, device_s in spent_since(mine, seen.devices, seen.now, month))
+    return Held(
+        queued=queued(session, kind, name),
+        devices=sum(len(job.device_ids) for job in mine),
+        bytes=stored(session, kind, name),
+        device_hours=((session.scalar(booked) or 0.0) + running_s) / HOUR_S,
+    )
 
 
 def queued(session: Session, kind: Kind, name: str) -> int:
