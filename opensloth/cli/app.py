@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from opensloth import __version__
@@ -40,12 +42,14 @@ app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(estimate)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 app.command(rich_help_panel=JOBS)(queue)
-for _command in (control.cancel, control.pause, control.resume, control.retry, control.move, control.priority):
-    app.command(rich_help_panel=JOBS)(_command)
-for _command in (control.keep, control.delete):
-    app.command(rich_help_panel=JOBS)(_command)
 app.command(rich_help_panel=SERVER)(gc)
-for _command in (jobs.show, jobs.watch, jobs.logs, results.artifacts, results.download, results.script):
+_ON_ONE_JOB: tuple[Callable[..., None], ...] = (
+    *(jobs.show, jobs.watch, jobs.logs),
+    *(control.cancel, control.pause, control.resume, control.retry),
+    *(control.move, control.priority, control.keep, control.delete),
+    *(results.artifacts, results.download, results.script),
+)
+for _command in _ON_ONE_JOB:
     app.command(rich_help_panel=JOBS)(_command)
 app.command(rich_help_panel=JOBS)(diff)
 app.command(rich_help_panel=THINGS)(rewards)

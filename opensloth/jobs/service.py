@@ -26,7 +26,6 @@ from opensloth.jobs.assessment import Assessor
 from opensloth.jobs.inputs import Inputs, resolve_inputs
 from opensloth.jobs.limits import require_allowed
 from opensloth.jobs.queue import QueueService
-from opensloth.jobs.retry import Retry
 from opensloth.jobs.quotas import require_room
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow, PullWaitRow
