@@ -192,6 +192,9 @@ class PullService:
         except Exception as error:
             ended = _Ended("failed", reason="internal_error", error=f"{type(error).__name__}: {error}"[:500])
         with self._db.write() as session:
+            if ended.file_id and session.get(FileRow, ended.file_id, with_for_update={"read": True}) is None:
+                # Deleted since it was found: the claim is left to run out, and it is fetched again.
+                return
             row = session.scalar(
                 update(DatasetPullRow)
                 .where(DatasetPullRow.id == pull_id, DatasetPullRow.importer == host_id, _IS_OPEN)
@@ -214,6 +217,7 @@ class PullService:
         """The id of the file with the rows that the pull asks for, fetched unless this commit is here already."""
         wanted = parse_hub_dataset(pull.source)
         assert wanted is not None
+        self._files.require_room()
         token = self._secrets.value(pull.owner, pull.secret) if pull.secret else None
         found = find(wanted, token, self._settings.max_upload_bytes)
         with self._db.read() as session:
@@ -253,7 +257,7 @@ def _reason(error: OpenSlothError) -> str:
     """The reason of a job that cannot have this dataset."""
     if isinstance(error, InvalidInput | TooLarge) and error.error_code != "dataset_not_found":
         return "dataset_error"
-    return "storage_error" if error.error_code == "storage_full" else error.error_code
+    return "storage_error" if error.error_code in ("storage_full", "insufficient_storage") else error.error_code
 
 
 def _sentence(error: OpenSlothError) -> str:

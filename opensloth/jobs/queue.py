@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, select, update
 
 from opensloth.accounts.callers import Caller
 from opensloth.database import Database
+from opensloth.datasets.rows import DatasetPullRow
 from opensloth.jobs.queue_views import QueueEntry, QueueView, time_of
 from opensloth.jobs.rows import DependencyRow, JobRow, PullWaitRow
 from opensloth.jobs.situation import Situation, read_situation
@@ -168,7 +169,11 @@ class QueueService:
             .where(DependencyRow.job_id.in_(ids), JobRow.state != State.SUCCEEDED.value)
             .order_by(DependencyRow.depends_on)
         )
-        pulls = select(PullWaitRow.job_id, PullWaitRow.field).where(PullWaitRow.job_id.in_(ids))
+        pulls = (
+            select(PullWaitRow.job_id, PullWaitRow.field)
+            .join(DatasetPullRow, DatasetPullRow.id == PullWaitRow.pull_id)
+            .where(PullWaitRow.job_id.in_(ids), DatasetPullRow.status != "ready")
+        )
         with self._db.read() as session:
             for job_id, parent, state in session.execute(parents):
                 reasons[job_id].append(_of_parent(parent, state, snapshot))

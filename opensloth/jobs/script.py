@@ -29,6 +29,12 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
             raise Conflict(
                 "the job is not resolved yet", code="not_resolved", hint="ask again once a worker has started it"
             )
+        if job.dataset_id is None:
+            raise Conflict(
+                f"the dataset {job.spec.get('dataset')} was not fetched from the hub",
+                code="not_resolved",
+                hint="ask again once the job has its dataset_id",
+            )
         config = OpenSlothConfig.model_validate(job.resolved["opensloth_config"])
         if config.training_type not in METHODS:
             raise Conflict(

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from opensloth.errors import OpenSlothError
@@ -119,7 +120,8 @@ def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> li
     for pattern in KEPT:
         for file in path.glob(pattern):
             if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+                take = file.rename if path.is_relative_to(scratch) else partial(shutil.copyfile, file)
+                take(folder / file.name)
     return storage.put_tree(folder, key, move=True)
 
 

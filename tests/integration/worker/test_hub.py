@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,25 +29,29 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
         yield served
 
 
-def test_a_pull_whose_worker_is_killed_is_done_by_the_next_one(
+def test_a_dataset_of_three_jobs_is_fetched_once_and_again_by_the_next_worker_if_one_is_killed(
     services: Services, settings: Settings, tmp_path: Path, hub: FakeHub
 ) -> None:
     hub.publish("datasets/org/rows", {"train.jsonl": ROWS})
     hub.open.clear()
     add_model(services)
-    job_id = services.jobs.submit(body(services, "org/rows"), ADMIN)[0].id
+    with ThreadPoolExecutor() as pool:
+        submitted = list(pool.map(lambda _: services.jobs.submit(body(services, "org/rows"), ADMIN)[0], range(3)))
     with running_worker(settings, tmp_path) as worker:
         wait_for(lambda: hub.downloads)
         worker.kill()
-        assert services.jobs.get(job_id, ADMIN).state == "waiting"
+        assert {services.jobs.get(job.id, ADMIN).state for job in submitted} == {"waiting"}
         hub.open.set()
         worker.start()
-        job = wait_for_state(services, job_id, "succeeded", "failed")
-    assert job.state == "succeeded", job.error
+        jobs = [wait_for_state(services, job.id, "succeeded", "failed", timeout=90) for job in submitted]
+    assert [job.state for job in jobs] == ["succeeded"] * 3, [job.error for job in jobs]
+    assert hub.downloads == ["train.jsonl"] * 2
     (file,) = services.files.list(ADMIN, limit=10)[0]
-    assert (file.id, file.source) == (job.dataset_id, "org/rows")
+    assert {job.dataset_id for job in jobs} == {file.id}
+    assert file.source == "org/rows"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_job_trains_a_gated_model_on_gated_data_and_its_token_is_nowhere(
     services: Services, settings: Settings, tmp_path: Path, hub: FakeHub

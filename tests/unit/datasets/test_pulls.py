@@ -14,7 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from opensloth.datasets.pulls import PullView
-from opensloth.errors import InvalidInput
+from opensloth.datasets.rows import DatasetPullRow
+from opensloth.errors import Conflict, InvalidInput
+from opensloth.jobs.script import script_of
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.fake_hub import FakeHub, Published, serve_hub
@@ -244,6 +246,35 @@ def test_a_gated_dataset_needs_the_token_of_a_secret_which_nothing_shows(service
     job, _ = submit(services, "org/gated", secrets={"hub": "hf"})
     run_all(services)
     assert services.jobs.get(job.id, ADMIN).state == "queued"
+
+
+def test_a_file_that_is_deleted_while_a_pull_finds_it_is_fetched_again(
+    services: Services, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish("datasets/org/rows", {"train.jsonl": jsonl(SFT)})
+    old = str(pull(services, "org/rows").file)
+    asked = services.pulls.create("org/rows", None, ADMIN)
+    claimed = services.pulls.claim(HOST)
+    assert claimed == asked.id
+    find = services.pulls._file_of
+
+    def find_and_lose(row: DatasetPullRow) -> str:
+        found = find(row)
+        services.files.delete(old, ADMIN)
+        return found
+
+    monkeypatch.setattr(services.pulls, "_file_of", find_and_lose)
+    services.pulls.run(claimed, HOST)
+    assert services.pulls.get(asked.id, ADMIN).status == "importing"
+    monkeypatch.setattr(services.pulls, "_file_of", find)
+    services.pulls.run(claimed, HOST)
+    assert services.pulls.get(asked.id, ADMIN).file not in (None, old)
+
+
+def test_there_is_no_script_before_the_dataset_is_here(services: Services) -> None:
+    job, _ = submit(services, "org/rows")
+    with pytest.raises(Conflict):
+        script_of(services.database, services.models, job.id, ADMIN)
 
 
 def test_a_secret_that_was_deleted_meanwhile_fails_the_job(services: Services, hub: FakeHub) -> None:
