@@ -40,6 +40,8 @@ class Repository:
 
 def prepare_hub() -> None:
     """To be called before huggingface_hub is imported; a hub of one's own is spoken to by plain LFS."""
+    if not os.environ.get("HF_ENDPOINT"):
+        os.environ.pop("HF_ENDPOINT", None)  # huggingface_hub takes an empty one for an address
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

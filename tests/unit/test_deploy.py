@@ -70,6 +70,16 @@ def test_compose_runs_the_commands_of_opensloth_up():
         assert SERVICES[name]["command"] == command_of(parts.WORKER)
 
 
+def test_a_worker_may_make_the_namespaces_of_the_sandbox_and_has_no_other_privilege():
+    from opensloth.rewards.sandbox import HINT
+
+    (needed,) = re.findall(r"security_opt: \[(.*?)\]", HINT)
+    for name in WORKERS:
+        assert set(needed.split(", ")) | {"no-new-privileges:true"} == set(SERVICES[name]["security_opt"])
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert "privileged" not in SERVICES[name]
+
+
 def test_an_image_runs_without_compose_what_it_runs_with_it():
     assert exec_form(stage("api"), "CMD") != SERVICES["api"]["command"]  # its first CMD is the health check's
     assert json.loads(re.findall(r"^CMD (\[.*\])$", stage("api"), re.M)[0]) == SERVICES["api"]["command"]
