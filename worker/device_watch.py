@@ -88,6 +88,13 @@ class DeviceWatch:
         with self._seen:
             return dict(self._readings)
 
+    def look_again(self, timeout_s: float) -> None:
+        """Return when a sample has been taken that began after this call, or after `timeout_s`."""
+        moment = time.monotonic()
+        self._due.set()
+        with self._seen:
+            self._seen.wait_for(lambda: any(seen.taken > moment for seen in self._readings.values()), timeout_s)
+
     def hold(self, job_id: str, device_ids: Sequence[str], limit_bytes: int | None) -> Holding:
         """From now on the job holds these devices, by rank."""
         holding = Holding(job_id, tuple(device_ids), limit_bytes)
@@ -212,6 +219,7 @@ class DeviceWatch:
             _measure(holding, readings, taken)
         with self._seen:
             self._readings = readings
+            self._seen.notify_all()
 
     def _gpu(self, device_id: str, holdings: Sequence[Holding], visible: set[int], taken: float) -> Reading:
         health = self._health[device_id]
@@ -250,6 +258,8 @@ class DeviceWatch:
 
     @staticmethod
     def _judge_host(holdings: Sequence[Holding], resident: dict[str, list[int]]) -> None:
+        if any(holding.out_of_memory for holding in holdings):
+            return  # one at a time: what it frees may be enough
         left, floor = memory_left()
         held = [(holding.job_id, sum(resident[holding.job_id])) for holding in holdings if holding.roots]
         victim = out_of_memory_victim(left, floor, held)

@@ -20,6 +20,9 @@ _OVER_IN_A_ROW = 2
 _CROWDED_S = 30.0
 """How long after a neighbour went beyond its share a lack of memory is put down to that."""
 
+_LOOK_S = 2.0
+"""How long the end of an attempt waits for a sample of its neighbours."""
+
 
 class Share:
     """What one attempt may use, what it was seen to use, and what follows."""
@@ -105,6 +108,8 @@ class Share:
 
     def _was_crowded(self) -> bool:
         """Another job on its devices was beyond its share just now, and this one was not."""
+        if self.is_cuda and self._watch.neighbours(self._holding):
+            self._watch.look_again(_LOOK_S)  # it may have happened between two samples
         since = time.monotonic() - _CROWDED_S
         over = [other for other in self._watch.neighbours(self._holding) if (other.over_at or 0.0) > since]
         return bool(over) and (self._holding.over_at or 0.0) < since

@@ -227,7 +227,7 @@ class AttemptService:
     def _measured(session: Session, row: JobRow, end: End) -> None:
         """Keep what the attempt used, and let estimates of later jobs learn from one that succeeded."""
         attempt = session.get(AttemptRow, (row.id, row.attempt))
-        if attempt is None or end.peak_bytes is None:
+        if attempt is None:
             return
         attempt.peak_bytes = end.peak_bytes
         if end.kind == "succeeded" and row.shape is not None:

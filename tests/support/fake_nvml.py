@@ -54,6 +54,11 @@ def claim(uuid: str, size: int) -> None:
     aside.rename(folder() / "claims" / str(os.getpid()))
 
 
+def used(uuid: str) -> int:
+    """Bytes that are used on a GPU."""
+    return int(nvmlDeviceGetMemoryInfo(nvmlDeviceGetHandleByUUID(uuid)).used)
+
+
 def _state() -> dict[str, Any]:
     while (state := json.loads((folder() / "gpus.json").read_text()))["hang"]:
         time.sleep(0.02)

@@ -3,7 +3,8 @@
 The name is words like `steps=20 step_s=0.05 save=5 kill@7 nan@3 deaf`: `kill@7` kills itself after step 7 in the first
 attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM. `claim=4` holds 4 GiB of the fake
 GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the host's memory, `bad_gpu=NAME` fails
-with device_error wherever it gets that GPU, `oom@3` runs out of GPU memory.
+with device_error wherever it gets that GPU, `oom_above=50` runs out of GPU memory
+once more than 50 GiB of its GPU are used.
 """
 
 from __future__ import annotations
@@ -77,9 +78,10 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
         )
         if "grow" in behaviour.words and step == first + 2:
             fake_nvml.claim(gpu, int(behaviour.words["grow"]) << 30)
-        for word, code in (("nan", "nan_loss"), ("oom", "cuda_oom")):
-            if behaviour.at(word, step):
-                fail(records, code)
+        if behaviour.at("nan", step):
+            fail(records, "nan_loss")
+        if "oom_above" in behaviour.words and fake_nvml.used(gpu) > int(behaviour.words["oom_above"]) << 30:
+            fail(records, "cuda_oom")
         if gpu and behaviour.words.get("bad_gpu") == gpu:
             fail(records, "device_error")
         if (behaviour.at("kill", step) and run.attempt == 1) or behaviour.at("kill_always", step):

@@ -178,9 +178,10 @@ def test_a_job_beyond_its_share_ends_alone(services: Services, host: Host) -> No
 def test_a_neighbour_that_dies_of_it_is_tried_again_uncharged(
     services: Services, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.share._OVER_IN_A_ROW", 10**9)  # the greedy one is seen, and outlives the other
-    victim, greedy = sharing(services, "steps=100000 step_s=0.05 claim=20 oom@200", FOREVER + " claim=20 grow=40")
-    wait_for(lambda: len(attempts(services, victim)) == 2, timeout=90)
+    monkeypatch.setattr("worker.share._OVER_IN_A_ROW", 10**9)  # the greedy one outlives the other
+    (victim,) = sharing(services, FOREVER + " claim=20 oom_above=50")
+    submit(services, FOREVER + " claim=20 grow=40", resources={"memory": "30GiB"})
+    wait_for(lambda: attempts(services, victim)[0].outcome)
     assert attempts(services, victim)[0].outcome == "crowded_out"
     with services.database.read() as session:
         assert session.get_one(JobRow, victim).retries == 0
@@ -255,13 +256,8 @@ def test_when_the_hosts_memory_runs_out_the_largest_job_ends(
     for job_id in (small, large):
         wait_for_state(services, job_id, "running")
     wait_for(lambda: any(row["bytes"] > 400 << 20 for n in (0, 1) for row in device(services, f"box:cpu{n}").processes))
-    with monkeypatch.context() as little:
-        little.setattr("worker.device_watch.memory_left", lambda: (10, 100))
-        job = wait_for_state(services, large, "failed")
-        little.setattr("worker.device_watch.memory_left", lambda: (1000, 100))
+    monkeypatch.setattr("worker.device_watch.memory_left", lambda: (10 if trainers_of(large) else 1000, 100))
+    job = wait_for_state(services, large, "failed")
     assert job.reason == "cpu_oom"
     assert "memory ran out" in str(job.error.message if job.error else "")
-    assert services.jobs.get(small, ADMIN).state in ("running", "failed")
-    services.control.cancel(small, ADMIN)
-    cpu_host.wake()
-    wait_for_state(services, small, "cancelled", "failed")
+    assert services.jobs.get(small, ADMIN).state == "running"
