@@ -53,59 +53,59 @@ def test_grpo_learns_what_is_rewarded(tiny_model: Path, trainers: TrainerHost, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo", "grpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo"])
 def test_a_real_model_learns(method: str, smollm2: Path, trainers: TrainerHost, tmp_path: Path) -> None:
-    data, gains, options = REAL[method]
+    data, gains, arguments = REAL[method]
     rows, held_out = (_rows(EXAMPLES / f"{data}{part}.jsonl", method) for part in ("", "_eval"))
-    held_out = held_out[:4]
-    before, after = _before_and_after(tmp_path, smollm2, trainers, method, rows, held_out=held_out, **options)
-    print(method, {name: (before[name], after[name]) for name in gains})
+    before, after = _before_and_after(
+        tmp_path, smollm2, trainers, method, rows, held_out=held_out[:4], gradient_accumulation_steps=1, **arguments
+    )
     for name, gain in gains.items():
         assert (after[name] - before[name]) / gain >= 1, (name, before[name], after[name])
 
 
-# What each metric must gain (or, below 0, lose) between the evaluations before the first step and after the last.
+# What each metric must gain (or, below 0, lose) between the evaluations before the first step and after the last:
+# less than half of what it did with several seeds.
 REAL: dict[str, tuple[str, dict[str, float], dict[str, Any]]] = {
-    "sft": (
-        "support_preferences",
-        {"eval_loss": -0.3},
-        {"max_steps": 6, "learning_rate": 1e-3, "gradient_accumulation_steps": 1},
-    ),
+    "sft": ("support_preferences", {"eval_loss": -0.3}, {"max_steps": 12, "learning_rate": 1e-3}),
     "dpo": (
         "support_preferences",
         {"eval_loss": -0.1, "eval_rewards/margins": 0.2, "eval_rewards/accuracies": 0.5},
-        {"max_steps": 6, "learning_rate": 3e-4, "gradient_accumulation_steps": 1},
+        {"max_steps": 6, "learning_rate": 3e-4},
     ),
     "kto": (
         "support_feedback",
         {"eval_loss": -0.02, "eval_rewards/margins": 0.1},
-        {"max_steps": 6, "learning_rate": 3e-4, "gradient_accumulation_steps": 1},
+        {"max_steps": 6, "learning_rate": 3e-4},
     ),
     "orpo": (
         "support_preferences",
         {"eval_nll_loss": -0.3, "eval_log_odds_chosen": 0.1},
-        {"max_steps": 6, "learning_rate": 1e-3, "gradient_accumulation_steps": 1},
-    ),
-    "grpo": (
-        "till_sums",
-        {"eval_reward": 0.15},
-        {
-            "max_steps": 10,
-            "learning_rate": 3e-4,
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 1,
-            "config": {
-                "grpo_args": {
-                    "num_generations": 4,
-                    "max_completion_length": 24,
-                    "reward_functions": [
-                        {"name": "length", "params": {"unit": "words", "max": 8, "tolerance": 30}},
-                    ],
-                }
-            },
-        },
+        {"max_steps": 12, "learning_rate": 1e-3},
     ),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_real_model_learns_what_is_rewarded(smollm2: Path, trainers: TrainerHost, tmp_path: Path) -> None:
+    brief = {"name": "length", "params": {"unit": "words", "max": 4, "tolerance": 20}}
+    before, after = _before_and_after(
+        tmp_path,
+        smollm2,
+        trainers,
+        "grpo",
+        _rows(EXAMPLES / "till_sums.jsonl", "grpo"),
+        held_out=_rows(EXAMPLES / "till_sums_eval.jsonl", "grpo"),
+        config={"grpo_args": {"num_generations": 4, "max_completion_length": 24, "reward_functions": [brief]}},
+        max_steps=20,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=16,
+        gradient_accumulation_steps=1,
+    )
+    assert after["eval_reward"] > before["eval_reward"] + 0.1
 
 
 def _before_and_after(
