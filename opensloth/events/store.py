@@ -66,7 +66,7 @@ class EventStore:
         rows = [
             _row(job_id, last[job_id], attempt, record, now) for job_id, (attempt, record) in sorted(records.items())
         ]
-        session.execute(insert(EventRow), rows)
+        session.connection().execute(insert(EventRow), rows)
 
         def publish() -> None:
             for row in rows:

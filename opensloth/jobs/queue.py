@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, select, update
 from opensloth.accounts.callers import Caller
 from opensloth.database import Database
 from opensloth.datasets.rows import DatasetPullRow
+from opensloth.errors import Unavailable
 from opensloth.jobs.queue_views import QueueEntry, QueueView, time_of
 from opensloth.jobs.rows import DependencyRow, JobRow, PullWaitRow
 from opensloth.jobs.situation import Situation, read_situation
@@ -33,7 +34,13 @@ FRESH_S = 1.0
 EFFORT = 0.1
 """The part of its time that a process may spend on forecasts: a dear one serves longer."""
 LIST_PATIENCE_S = 0.05
-"""A list of jobs waits for a forecast this long at the most."""
+"""A list of jobs waits for a forecast this long at the most,"""
+JOB_PATIENCE_S = 1.0
+"""one job that no forecast knows yet this long,"""
+QUEUE_PATIENCE_S = 20.0
+"""and the queue itself this long."""
+PLAYED = 100_000
+"""Devices and running jobs times rounds of planning that a forecast may play: under two seconds."""
 OTHERS = "another team's job"
 
 
@@ -49,10 +56,20 @@ class Snapshot:
     """When each running job is expected to end."""
 
     @classmethod
-    def of(cls, seen: Situation, *extra: QueuedJob) -> Snapshot:
-        """Plays the queue forward, `extra` jobs in it."""
-        queue = [*seen.queue, *extra]
-        expected = expected_starts(queue, seen.devices, seen.running, seen.usage, seen.now, seen.rules)
+    def of(cls, seen: Situation, extra: QueuedJob | None = None) -> Snapshot:
+        """Plays the queue forward; with an `extra` job in it until that one has started."""
+        queue = seen.queue if extra is None else [*seen.queue, extra]
+        rounds = max(20, PLAYED // max(1, len(seen.devices) + len(seen.running)))
+        expected = expected_starts(
+            queue,
+            seen.devices,
+            seen.running,
+            seen.usage,
+            seen.now,
+            seen.rules,
+            asked=() if extra is None else {extra.id},
+            rounds=rounds,
+        )
         teams = {job.id: job.team for job in queue} | {job.job_id: job.team for job in seen.running}
         ends = {job.job_id: expected_end(job, seen.now, seen.rules) for job in seen.running}
         return cls(seen, expected, {job.id: job for job in queue}, teams, ends)
@@ -95,7 +112,7 @@ class QueueService:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._db = database
         self._settings = settings
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._made_at = 0.0
         self._took_s = 0.0
@@ -103,39 +120,48 @@ class QueueService:
 
     # Forecasts
 
-    def snapshot(self, newer_than: float = 0.0) -> Snapshot:
-        """A forecast that is fresh enough, or one of a box seen after `newer_than` (by the database's clock)."""
-        with self._making:
-            last, age = self._last, time.monotonic() - self._made_at
-            stale = age > max(FRESH_S, self._took_s / EFFORT)
-            missed = last is not None and last.seen.now < newer_than and age > self._took_s
-            if last is None or stale or missed:
-                last = self._last = self._forecast()
-            return last
+    def snapshot(self, newer_than: float = 0.0, patience_s: float = float("inf")) -> Snapshot | None:
+        """A forecast of a box seen after `newer_than` (by the database's clock), or within `patience_s` the newest.
 
-    def _forecast(self) -> Snapshot:
-        began = time.monotonic()
-        with self._db.read() as session:
-            seen = read_situation(session, self._settings)
-        made = Snapshot.of(seen)
-        self._made_at = time.monotonic()
-        self._took_s = self._made_at - began
-        return made
+        One that has served its time is renewed behind, one that is much too old is waited for as well. None if there
+        is none in time; raises nothing: what goes wrong is in the log.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            last, age, life = self._last, time.monotonic() - self._made_at, max(FRESH_S, self._took_s / EFFORT)
+            good = last is not None and age < 3 * life and last.seen.now >= newer_than
+            if good and age < life:
+                return last
+            renewal = self._renewing()
+            left = deadline - time.monotonic()
+            if good or left <= 0:
+                return last
+            renewal.join(min(left, threading.TIMEOUT_MAX))
+            if not renewal.is_alive() and self._last is last:
+                return last  # it failed; its log says why
 
-    def last(self) -> Snapshot | None:
-        """The newest forecast that is there within moments; an old one is renewed meanwhile."""
-        if self._making.locked():
-            return self._last
-        renewal = threading.Thread(target=self._renew, name="forecast", daemon=True)
-        renewal.start()
-        renewal.join(LIST_PATIENCE_S)
-        return self._last
+    def _renewing(self) -> threading.Thread:
+        """The thread that makes a new forecast, started if none is at it."""
+        with self._lock:
+            if self._renewal is None or not self._renewal.is_alive():
+                self._renewal = threading.Thread(target=self._renew, name="forecast", daemon=True)
+                self._renewal.start()
+            return self._renewal
 
     def _renew(self) -> None:
+        began = time.monotonic()
         try:
-            self.snapshot()
+            with self._db.read() as session:
+                seen = read_situation(session, self._settings)
+            made = Snapshot.of(seen)
+        except Unavailable as error:
+            log.warning("the queue is not played forward: %s", error)
         except Exception:
             log.exception("the queue could not be played forward")
+        else:
+            self._made_at = time.monotonic()
+            self._took_s = self._made_at - began
+            self._last = made
 
     # What jobs show
 
@@ -148,17 +174,12 @@ class QueueService:
         waiting = [view for view in views if view.state == State.WAITING]
         if not queued and not waiting:
             return
-        snapshot = self._for([view.id for view in queued], thorough)
+        newest = max((_moment(view.queued_at) for view in queued), default=0.0) if thorough else 0.0
+        snapshot = self.snapshot(newest, JOB_PATIENCE_S if thorough else LIST_PATIENCE_S)
         for view in queued if snapshot else ():
             view.queue = snapshot.view(view.id, caller) if snapshot else None
         if waiting:
             self._annotate_waiting(waiting, snapshot)
-
-    def _for(self, job_ids: Collection[str], thorough: bool) -> Snapshot | None:
-        if not thorough:
-            return self.last()
-        snapshot = self.snapshot()
-        return snapshot if all(job_id in snapshot.jobs for job_id in job_ids) else self.snapshot(float("inf"))
 
     def _annotate_waiting(self, views: Sequence[JobView], snapshot: Snapshot | None) -> None:
         ids = [view.id for view in views]
@@ -188,7 +209,7 @@ class QueueService:
     def entries(self, caller: Caller, *, limit: int = 100, after: int = 0) -> tuple[list[QueueEntry], bool]:
         """The queue in order from the position after `after`, and whether more follow; the jobs of teams that the
         caller does not see have no id, name, owner or words."""
-        snapshot = self.snapshot()
+        snapshot = self._required()
         order = sorted(snapshot.expected, key=lambda job_id: snapshot.expected[job_id].position)
         shown = order[after : after + limit]
         with self._db.read() as session:
@@ -219,10 +240,18 @@ class QueueService:
 
     def expected_start_of(self, job: QueuedJob, caller: Caller | None = None) -> QueueView:
         """What `job`, which is not in the queue, would be told if it were submitted now."""
-        seen = self.snapshot().seen
+        seen = self._required().seen
         view = Snapshot.of(seen, replace(job, queued_at=seen.now)).view(job.id, caller)
         assert view is not None
         return view
+
+    def _required(self) -> Snapshot:
+        snapshot = self.snapshot(patience_s=QUEUE_PATIENCE_S)
+        if snapshot is None:
+            raise Unavailable(
+                "the queue is not known at the moment", code="queue_unknown", hint="try again in a moment"
+            )
+        return snapshot
 
     # Promises
 
@@ -235,7 +264,8 @@ class QueueService:
             asked = {job_id: at or 0.0 for job_id, at in session.execute(new)}
         if not asked:
             return 0
-        expected = self.snapshot(newer_than=max(asked.values())).expected
+        snapshot = self.snapshot(newer_than=max(asked.values()))
+        expected = snapshot.expected if snapshot else {}
         starts = [(job_id, expected[job_id].start) for job_id in asked if job_id in expected]
         return self._write([(job_id, start) for job_id, start in starts if start is not None])
 
@@ -248,6 +278,10 @@ class QueueService:
                     update(JobRow).where(*untold).values(promised_start=bindparam("start")), told
                 )
         return len(told)
+
+
+def _moment(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 
 def _of_parent(parent: str, state: str, snapshot: Snapshot | None) -> str:

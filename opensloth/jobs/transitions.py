@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.usage import charge
@@ -104,12 +104,13 @@ def start_all(session: Session, events: EventStore, starts: Sequence[Start], lea
         "phase": None,
         "promised_start": func.coalesce(JobRow.promised_start, now),
     }
-    session.connection().execute(
+    connection = session.connection()  # the session's own way with many rows takes several times as long
+    connection.execute(
         update(JobRow).where(JobRow.id == bindparam("of_job"), JobRow.state == State.QUEUED.value).values(**for_next),
         [{"of_job": start.job_id, "on_host": start.host_id} for start in moved],
     )
     attempts = {start.job_id: before[start.job_id] + 1 for start in moved}
-    _add_attempts(session, moved, attempts, now)
+    _add_attempts(connection, moved, attempts, now)
     data = {"from": State.QUEUED.value, "to": State.STARTING.value, "reason": None}
     told = [Record(type="state", message=f"placed on {', '.join(start.device_ids)}", data=data) for start in moved]
     events.append_to_each(
@@ -118,9 +119,9 @@ def start_all(session: Session, events: EventStore, starts: Sequence[Start], lea
     return moved
 
 
-def _add_attempts(session: Session, starts: Sequence[Start], attempts: Mapping[str, int], now: float) -> None:
+def _add_attempts(connection: Connection, starts: Sequence[Start], attempts: Mapping[str, int], now: float) -> None:
     """The attempts that begin and the leases on their devices."""
-    session.execute(
+    connection.execute(
         insert(AttemptRow),
         [
             {
@@ -137,7 +138,7 @@ def _add_attempts(session: Session, starts: Sequence[Start], attempts: Mapping[s
             for start in starts
         ],
     )
-    session.execute(
+    connection.execute(
         insert(DeviceLeaseRow),
         [
             {"device_id": device_id, "job_id": start.job_id, "attempt": attempts[start.job_id]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from opensloth.scheduling.fairness import expected_end
@@ -34,10 +34,13 @@ def expected_starts(
     rules: Rules = DEFAULT,
     *,
     ahead: int = 100,
+    asked: Collection[str] = (),
+    rounds: int | None = None,
 ) -> dict[str, Expectation]:
     """For each queued job when it starts and what it waits for, if nobody submits anything more.
 
-    Only the first `ahead` jobs in order are played, as the rest depends on what is not known yet.
+    Only the first `ahead` jobs in order are played, as the rest depends on what is not known yet; until the jobs
+    `asked` for (all, if none are) have started, or for at most that many `rounds` of planning.
     """
     first = plan(queue, devices, running, usage, now, rules)
     near = set(first.order[:ahead])
@@ -46,8 +49,9 @@ def expected_starts(
     replay.queue = dict(tasks)
     replay.active = {job.job_id: _active(job, now, rules) for job in running}
     replay.plan()
-    while any(not task.starts for task in tasks.values()) and replay.step():
-        pass
+    open_tasks = [task for job_id, task in tasks.items() if not asked or job_id in asked]
+    while rounds != 0 and any(not task.starts for task in open_tasks) and replay.step():
+        rounds = None if rounds is None else rounds - 1
     return {
         job_id: _expectation(position, tasks.get(job_id), first.waits.get(job_id), now)
         for position, job_id in enumerate(first.order, start=1)

@@ -187,7 +187,9 @@ class Replay:
             times.append(self.now + active.ends_in if active.gone_at is None else active.gone_at)
         if self.queue:
             # A round at these moments may stop a job or start one; workers plan every few seconds.
-            moments = [active.started_at + self.rules.min_run_s for active in self.active.values()]
+            highest = max(task.job.priority for task in self.queue.values())
+            lower = [active for active in self.active.values() if active.task.job.priority < highest]
+            moments = [active.started_at + self.rules.min_run_s for active in lower]
             moments += [active.promised_end or 0.0 for active in self.active.values()]
             moments += [task.job.not_before or 0.0 for task in self.queue.values()]
             times += [at for at in moments if at > self.now + INSTANT]
