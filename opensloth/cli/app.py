@@ -21,6 +21,7 @@ from opensloth.cli.rewards import rewards
 from opensloth.cli.secrets import secrets
 from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
+from opensloth.cli.top import top
 from opensloth.cli.up import up
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(estimate)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 app.command(rich_help_panel=JOBS)(queue)
+app.command(rich_help_panel=JOBS)(top)
 app.command(rich_help_panel=SERVER)(gc)
 _ON_ONE_JOB: tuple[Callable[..., None], ...] = (
     *(jobs.show, jobs.watch, jobs.logs),
