@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from opensloth import settings
-from opensloth.jobs import reasons, states
+from opensloth.jobs import reasons, retry_policy, states
 
 DOCS = Path(__file__).parent
 
@@ -72,8 +72,10 @@ needs the devices for `preempt`, a worker that shuts down for `drain`.
 ## Reasons
 
 `reason` on a job says why its last attempt ended. A retryable reason queues the job again, from its newest complete
-checkpoint. "Free" means that the retry does not count against `max_retries`. A job that loses its host three times
-ends as `worker_killed`, so that one bad job does not take down host after host. Nothing makes `stalled` yet.
+checkpoint. "Free" means that the retry does not count against `max_retries`, and comes at once; a charged one waits for
+`OPENSLOTH_RETRY_BACKOFF_S`, twice that the next time, and so on up to {retry_policy.MOST_WAIT_S:.0f} s. "3 in a row" are attempts
+that ended so without a checkpoint between them; after that the job ends as the code that is named, or a retry counts.
+So one bad job does not take down host after host, and one that gets on may lose any number of them.
 
 | code | what happened | tried again | what to do |
 | --- | --- | --- | --- |
@@ -152,7 +154,10 @@ def _default(name: str) -> str:
 def _retry(why: reasons.Reason) -> str:
     if not why.retryable:
         return "no"
-    return "yes" if why.charged else "yes, free"
+    if why.limit is None:
+        return "yes" if why.charged else "yes, free"
+    beyond = f"then `{why.beyond}`" if why.beyond else "then it counts"
+    return f"yes, free {why.limit - 1} times, {beyond} at {why.limit} in a row"
 
 
 def main() -> None:

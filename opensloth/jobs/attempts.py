@@ -14,6 +14,7 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore
 from opensloth.jobs.progress import RecordSink
 from opensloth.jobs.reasons import Reason, reason
+from opensloth.jobs.retry_policy import History, decide
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
 from opensloth.jobs.states import LIVE, State, StopIntent, strengthens
 from opensloth.jobs.transitions import end_by_intent, locked, transition
@@ -21,9 +22,6 @@ from opensloth.models.registry import add_result
 from opensloth.settings import Settings
 
 _LIVE = [state.value for state in LIVE]
-_MOST_HOST_LOSSES = 3
-_MOST_CROWDINGS = 3
-"""From so many on, a lack of memory that is put down to others is charged to the job too: it would never end."""
 
 
 @dataclass(frozen=True)
@@ -267,39 +265,33 @@ class AttemptService:
         transition(session, self._events, row.id, target, reason=code, values=values)
 
     def _retry_or_fail(self, session: Session, row: JobRow, end: End) -> None:
-        why = reason(end.code)
+        history = History(row.retries, row.max_retries, self._in_a_row(session, row, end.code))
+        decision = decide(end.code, history, self._settings.retry_backoff_s, charged=end.charged)
+        why = decision.reason
         values: dict[str, Any] = {}
-        if end.code == "host_lost" and self._earlier(session, row.id, end.code) + 1 >= _MOST_HOST_LOSSES:
-            why = reason("worker_killed")
-        elif end.code == "checkpoint_error":
+        if end.code == "checkpoint_error":
             self._forget_newest_checkpoint(session, row.id)
         elif end.code == "estimate_low":
             values["memory_bytes"] = None  # whole devices from now on
-        again = end.code == "crowded_out" and self._earlier(session, row.id, end.code) + 1 >= _MOST_CROWDINGS
-        is_charged = why.charged or end.charged or again
         text = end.message or why.message
-        charged = row.retries + (1 if is_charged else 0)
-        if not why.retryable or charged > row.max_retries:
+        if not decision.retry:
             values["error"] = _error(why, end, text)
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return
-        now = session.scalar(select(db_now())) or 0.0
-        wait = self._settings.retry_backoff_s * 2 ** max(0, charged - 1) if is_charged else 0.0
-        transition(
-            session,
-            self._events,
-            row.id,
-            State.QUEUED,
-            reason=why.code,
-            message=f"{text}; it is tried again",
-            values={**values, "retries": charged, "not_before": now + wait},
-        )
+        values |= {"retries": decision.retries, "not_before": (session.scalar(select(db_now())) or 0) + decision.wait_s}
+        again = f"{text}; it is tried again"
+        transition(session, self._events, row.id, State.QUEUED, reason=why.code, message=again, values=values)
 
     @staticmethod
-    def _earlier(session: Session, job_id: str, outcome: str) -> int:
-        """How many attempts of the job ended so."""
-        count = select(func.count()).where(AttemptRow.job_id == job_id, AttemptRow.outcome == outcome)
-        return session.scalar(count) or 0
+    def _in_a_row(session: Session, row: JobRow, outcome: str) -> int:
+        """How many attempts ended so, the present one with them, since the newest checkpoint was made."""
+        newest = session.scalar(select(func.max(CheckpointRow.attempt)).where(CheckpointRow.job_id == row.id)) or 0
+        if newest == row.attempt:
+            return 0  # it has made one itself
+        earlier = select(func.count()).where(
+            AttemptRow.job_id == row.id, AttemptRow.outcome == outcome, AttemptRow.attempt > newest
+        )
+        return (session.scalar(earlier) or 0) + 1
 
     @staticmethod
     def _forget_newest_checkpoint(session: Session, job_id: str) -> None:

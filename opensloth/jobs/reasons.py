@@ -10,6 +10,8 @@ class Reason:
     """One reason code.
 
     `retryable`: the same job may succeed when it is tried again. `charged`: a retry counts against `max_retries`.
+    `limit`: so many attempts that end so, without a checkpoint made between them, end the job as `beyond`, or are
+    charged from then on where that is None. `opensloth.jobs.retry_policy` applies it.
     """
 
     code: str
@@ -17,6 +19,8 @@ class Reason:
     hint: str
     retryable: bool = False
     charged: bool = True
+    limit: int | None = None
+    beyond: str | None = None
 
 
 _ALL = [
@@ -37,6 +41,7 @@ _ALL = [
         "it is tried again; resources.exclusive keeps a device for one job",
         retryable=True,
         charged=False,
+        limit=3,
     ),
     Reason(
         "device_lost",
@@ -84,6 +89,15 @@ _ALL = [
         "host_lost",
         "the host stopped answering",
         "the job goes on elsewhere or when it is back",
+        retryable=True,
+        charged=False,
+        limit=3,
+        beyond="worker_killed",
+    ),
+    Reason(
+        "lease_lost",
+        "the worker could not renew its lease in time",
+        "look at the database and the way to it; the job resumes by itself",
         retryable=True,
         charged=False,
     ),

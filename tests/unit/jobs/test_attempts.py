@@ -15,7 +15,7 @@ from opensloth.jobs.planning import plan_round
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
-from tests.support.jobs import ADMIN, add_file, add_model, body, submit
+from tests.support.jobs import ADMIN, add_file, add_model, body, submit, wait_for
 from worker.host import Host
 
 
@@ -94,14 +94,31 @@ def test_after_its_lease_an_attempt_is_lost_and_all_its_writes_are_refused(
     assert services.jobs.get(job_id, ADMIN).state == "starting"
 
 
+def lose_host(services: Services, attempts: AttemptService, job_id: str) -> str:
+    """The host of a job's attempt is lost; the next attempt begins if there is one. Returns the reason."""
+    attempts.end(job_id, services.jobs.get(job_id, ADMIN).attempt, End("lost", "host_lost"))
+    ended = services.jobs.get(job_id, ADMIN)
+    if ended.state == "queued":
+        args = (services.database, services.events, services.publisher, services.settings)
+        wait_for(lambda: services.devices.beat("box", {}) and plan_round(*args))
+        attempts.take_up("box")
+    return str(ended.reason)
+
+
 def test_a_job_that_loses_three_hosts_fails(services: Services, attempts: AttemptService) -> None:
     job_id = place(services, attempts)
-    for attempt in (1, 2, 3):
-        attempts.end(job_id, attempt, End("lost", "host_lost"))
-        plan_round(services.database, services.events, services.publisher, services.settings)
-        attempts.take_up("box")
+    assert [lose_host(services, attempts, job_id) for _ in range(3)] == ["host_lost", "host_lost", "worker_killed"]
     job = services.jobs.get(job_id, ADMIN)
-    assert (job.state, job.reason) == ("failed", "worker_killed")
+    assert (job.state, job.attempt) == ("failed", 3)
+
+
+def test_a_job_that_gets_on_between_may_lose_any_number_of_hosts(services: Services, attempts: AttemptService) -> None:
+    job_id = place(services, attempts)
+    for number in range(1, 6):
+        saved = {"type": "checkpoint", "message": "", "data": {"step": number, "key": f"jobs/{job_id}/c{number}"}}
+        assert attempts.record(job_id, number, [saved], 0, 10)
+        assert lose_host(services, attempts, job_id) == "host_lost"
+    assert services.jobs.get(job_id, ADMIN).attempt == 6
 
 
 def test_a_stronger_stop_replaces_a_weaker_one(services: Services, attempts: AttemptService) -> None:
