@@ -11,6 +11,7 @@ for event in client.jobs.follow(job.id):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -36,11 +37,14 @@ from opensloth.remote.files import Files
 from opensloth.remote.jobs import Jobs
 from opensloth.remote.keys import Keys
 from opensloth.remote.models import Models
+from opensloth.remote.pages import iterate
+from opensloth.remote.people import Teams, Users
 from opensloth.remote.queue import Queue
 from opensloth.remote.rewards import Rewards
 from opensloth.remote.secrets import Secrets
 from opensloth.remote.shapes import (
     Artifact,
+    AuditEntry,
     Checkpoint,
     Device,
     Estimate,
@@ -48,16 +52,20 @@ from opensloth.remote.shapes import (
     File,
     Job,
     Key,
+    Me,
     Model,
     Reward,
     Secret,
     Series,
+    Team,
+    User,
 )
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
 
 __all__ = [
     "Artifact",
+    "AuditEntry",
     "Checkpoint",
     "Client",
     "ClientError",
@@ -70,6 +78,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "Key",
+    "Me",
     "Model",
     "NoCredentials",
     "NotAllowed",
@@ -78,6 +87,8 @@ __all__ = [
     "Reward",
     "Secret",
     "Series",
+    "Team",
+    "User",
     "ServerFault",
     "TransferCorrupt",
     "Unavailable",
@@ -111,11 +122,25 @@ class Client:
         self.devices = Devices(self._transport)
         self.keys = Keys(self._transport)
         self.secrets = Secrets(self._transport)
+        self.users = Users(self._transport)
+        self.teams = Teams(self._transport)
 
     @property
     def base_url(self) -> str:
         """The server's address, without a slash at its end."""
         return self.credentials.base_url
+
+    def me(self) -> Me:
+        """Who the key in use stands for, what it may do, and how far the quotas are used."""
+        return Me(**self._transport.json("GET", "/v1/me"))
+
+    def audit(self, limit: int | None = None, **filters: str | None) -> Iterator[AuditEntry]:
+        """Who did what, newest first: all of it for an admin, one's own for others.
+
+        `filters`: `actor`, `action` (`job` stands for all of jobs), `object_id`.
+        """
+        params = {name: value for name, value in filters.items() if value is not None}
+        return iterate(self._transport, "/v1/audit", AuditEntry, limit=limit, params=params)
 
     def ready(self) -> dict[str, Any]:
         """What `/readyz` says; raises ClientError if the server is away or not ready."""

@@ -16,6 +16,7 @@ from opensloth.cli.files import files
 from opensloth.cli.gc import gc
 from opensloth.cli.models import models
 from opensloth.cli.output import out
+from opensloth.cli.people import audit, me, teams, users
 from opensloth.cli.queue import queue
 from opensloth.cli.rewards import rewards
 from opensloth.cli.secrets import secrets
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SERVER, JOBS, THINGS = "Server", "Jobs", "Datasets, models, keys"
+SERVER, JOBS, THINGS, PEOPLE = "Server", "Jobs", "Datasets, models, keys", "People"
 
 app.command(rich_help_panel=SERVER)(up)
 app.command(rich_help_panel=SERVER)(login.login)
@@ -61,6 +62,10 @@ app.add_typer(files, name="files", rich_help_panel=THINGS)
 app.add_typer(models, name="models", rich_help_panel=THINGS)
 app.add_typer(login.keys, name="key", rich_help_panel=THINGS)
 app.add_typer(secrets, name="secrets", rich_help_panel=THINGS)
+app.command(rich_help_panel=PEOPLE)(me)
+app.add_typer(users, name="users", rich_help_panel=PEOPLE)
+app.add_typer(teams, name="teams", rich_help_panel=PEOPLE)
+app.command(rich_help_panel=PEOPLE)(audit)
 
 
 @app.callback(invoke_without_command=False)

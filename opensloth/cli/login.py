@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from opensloth.cli.formats import ago
+from opensloth.cli.formats import ago, parse_time
 from opensloth.cli.output import Json, out, print_json, say, table
-from opensloth.client import Client
-from opensloth.remote.credentials import Credentials, credentials_path, find_credentials, write_credentials
+from opensloth.cli.quantities import seconds
+from opensloth.client import Client, Key
+from opensloth.remote.credentials import (
+    Credentials,
+    credentials_path,
+    find_credentials,
+    read_credentials,
+    write_credentials,
+)
 
-keys = typer.Typer(help="Show your key; admins make, list and revoke keys.")
+keys = typer.Typer(help="Show your key; make, list, rotate and revoke your keys, as an admin everybody's.")
+Expires = Annotated[str | None, typer.Option("--expires", help="When it ends: 12h, 90d; never if not given.")]
 
 
 def login(
@@ -54,12 +63,14 @@ def show_key(as_json: Json = False) -> None:
 @keys.command("create")
 def create_key(
     owner: Annotated[str, typer.Argument(help="Who the key is for.")],
-    role: Annotated[str, typer.Option(help="member or admin")] = "member",
+    role: Annotated[str, typer.Option(help="viewer, member or admin")] = "member",
+    scope: Annotated[list[str] | None, typer.Option(help="What it is for, e.g. jobs:write; several times.")] = None,
+    expires: Expires = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key (admins); it is shown once, now."""
+    """Make a key for yourself, as an admin for anybody; it is shown once, now."""
     with Client() as client:
-        made = client.keys.create(owner, role=role)
+        made = client.keys.create(owner, role=role, scopes=scope, expires_in_s=seconds(expires, "--expires"))
     if as_json:
         print_json(made.as_json())
         return
@@ -69,17 +80,43 @@ def create_key(
 
 @keys.command("list")
 def list_keys(as_json: Json = False) -> None:
-    """List keys without their secrets (admins)."""
+    """List your keys without their secrets, as an admin all."""
     with Client() as client:
         found = list(client.keys.list())
     if as_json:
         print_json([one.as_json() for one in found])
         return
     rows = [
-        (one.id, one.owner or "-", one.role or "-", one.prefix or "-", ago(one.created_at), _standing(one.revoked_at))
+        (
+            *(one.id, one.owner or "-", one.role or "-", ", ".join(one.scopes or ["all"]), one.prefix or "-"),
+            *(ago(one.created_at), ago(one.last_used_at), _standing(one)),
+        )
         for one in found
     ]
-    out().print(table(["ID", "Owner", "Role", "Begins", "Made", "Standing"], rows))
+    out().print(table(["ID", "Owner", "Role", "For", "Begins", "Made", "Used", "Standing"], rows))
+
+
+@keys.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="key-...")],
+    overlap: Annotated[str, typer.Option(help="How long the old key still works: 0s, 1h, 7d.")] = "0s",
+    expires: Expires = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key in place of another; it is shown once, now. If it is the one in force here, it is stored."""
+    with Client() as client:
+        in_force = client.me().key
+        made = client.keys.rotate(
+            key_id, overlap_s=seconds(overlap, "--overlap") or 0.0, expires_in_s=seconds(expires, "--expires")
+        )
+        if in_force is not None and in_force.id == key_id and made.key and read_credentials(credentials_path()):
+            write_credentials(credentials_path(), Credentials(client.base_url, made.key))
+            say(f"The new key is in {credentials_path()}.")
+    if as_json:
+        print_json(made.as_json())
+        return
+    out().print(str(made.key), markup=False, highlight=False, soft_wrap=True)
+    say(f"This is the key {made.id} in place of {key_id}; it is not shown again.")
 
 
 @keys.command("revoke")
@@ -87,7 +124,7 @@ def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="key-...")],
     as_json: Json = False,
 ) -> None:
-    """End a key at once (admins)."""
+    """End one of your keys at once, as an admin any."""
     with Client() as client:
         client.keys.revoke(key_id)
     if as_json:
@@ -96,5 +133,10 @@ def revoke_key(
         say(f"{key_id} is revoked.")
 
 
-def _standing(revoked_at: str | float | None) -> str:
-    return f"revoked {ago(revoked_at)}" if revoked_at else "in use"
+def _standing(key: Key) -> str:
+    if key.revoked_at:
+        return f"revoked {ago(key.revoked_at)}"
+    ends = parse_time(key.expires_at)
+    if ends is None:
+        return "in use"
+    return f"ends {ends:%Y-%m-%d %H:%M} UTC" if ends > datetime.now(UTC) else f"ended {ago(key.expires_at)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -20,10 +20,28 @@ class Keys:
         """Keys without their secrets: all for an admin, one's own for others."""
         yield from Page.read(self._transport.json("GET", "/v1/keys"), Key).data
 
-    def create(self, owner: str, *, role: str = "member") -> Key:
-        """A new key for `owner`; its `key` is shown here and never again."""
+    def create(
+        self,
+        owner: str,
+        *,
+        role: str = "member",
+        scopes: Sequence[str] | None = None,
+        expires_in_s: float | None = None,
+    ) -> Key:
+        """A new key for `owner`, for all that the role allows or for some scopes; its `key` is shown here alone."""
         body: dict[str, Any] = {"owner": owner, "role": role}
+        if scopes:
+            body["scopes"] = list(scopes)
+        if expires_in_s is not None:
+            body["expires_in_s"] = expires_in_s
         return Key(**self._transport.json("POST", "/v1/keys", json=body))
+
+    def rotate(self, key_id: str, *, overlap_s: float = 0.0, expires_in_s: float | None = None) -> Key:
+        """A new key for the same in place of one that ends now, or after `overlap_s`."""
+        body: dict[str, Any] = {"overlap_s": overlap_s}
+        if expires_in_s is not None:
+            body["expires_in_s"] = expires_in_s
+        return Key(**self._transport.json("POST", f"/v1/keys/{quote(key_id, safe='')}/rotate", json=body))
 
     def revoke(self, key_id: str) -> None:
         """Ends a key at once."""

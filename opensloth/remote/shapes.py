@@ -216,6 +216,7 @@ class Secret(Shape):
     """A secret without its value, which nothing shows again; times are RFC 3339."""
 
     name: str
+    team: str | None = None
     created_at: str | None = None
     updated_at: str | None = None
 
@@ -261,11 +262,59 @@ class Key(Shape):
     id: str
     owner: str | None = None
     role: str | None = None
+    scopes: list[str] | None = None
     prefix: str | None = None
     key: str | None = None
     created_at: str | float | None = None
     expires_at: str | float | None = None
     revoked_at: str | float | None = None
+    last_used_at: str | float | None = None
+
+
+class Limited(Shape):
+    """What a user or team may have; None is without limit."""
+
+    name: str
+    share: float = 1.0
+    max_devices: int | None = None
+    max_queued: int | None = None
+    device_hours: float | None = None
+    max_bytes: int | None = None
+
+
+class User(Limited):
+    """A person or program that keys speak for."""
+
+    role: str | None = None
+    team: str | None = None
+    disabled: bool = False
+
+
+class Team(Limited):
+    """People who see each other's work."""
+
+
+class AuditEntry(Shape):
+    """One thing that somebody did; `time` is RFC 3339."""
+
+    id: str
+    time: str | None = None
+    actor: str = ""
+    action: str = ""
+    object_id: str = ""
+    data: dict[str, Any] = {}
+
+
+class Me(Shape):
+    """Who the key in use stands for; `user` and `its_team` hold what each `may_have` and `has`."""
+
+    name: str
+    team: str
+    role: str
+    scopes: list[str] | None = None
+    key: Key | None = None
+    user: dict[str, Any] = {}
+    its_team: dict[str, Any] = {}
 
 
 ShapeT = TypeVar("ShapeT", bound=Shape)
