@@ -102,7 +102,7 @@ def pull_over_http(client: Client, name: str, model_id: str | None, secret: str 
     if model.status != "importing":
         return client.models.wait_ready(model.id) if model.status == "failed" else model
     console = err()
-    if not quiet and "/" in name and Path(name).parent.is_dir():
+    if not quiet and "/" in name and Path(name).parent.is_dir() and not Path(name).expanduser().exists():
         say(f"{name} is looked for on the hub: there is no folder of that name here.", style="yellow")
     if quiet:
         return client.models.wait_ready(model.id)
