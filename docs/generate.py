@@ -73,9 +73,9 @@ needs the devices for `preempt`, a worker that shuts down for `drain`.
 
 `reason` on a job says why its last attempt ended. A retryable reason queues the job again, from its newest complete
 checkpoint. "Free" means that the retry does not count against `max_retries`, and comes at once; a charged one waits for
-`OPENSLOTH_RETRY_BACKOFF_S`, twice that the next time, and so on up to {retry_policy.MOST_WAIT_S:.0f} s. "3 in a row" are attempts
-that ended so without a checkpoint between them; after that the job ends as the code that is named, or a retry counts.
-So one bad job does not take down host after host, and one that gets on may lose any number of them.
+`OPENSLOTH_RETRY_BACKOFF_S`, twice that the next time, and so on up to {retry_policy.MOST_WAIT_S:.0f} s. "3 in a row"
+are attempts that ended so without a checkpoint between them; then the job ends as the code that is named, or a retry
+counts. So one bad job does not take down host after host, and one that gets on may lose any number of them.
 
 | code | what happened | tried again | what to do |
 | --- | --- | --- | --- |
