@@ -17,6 +17,7 @@ class RecordPump:
     """Reads `events.jsonl` from where the database has it and keeps what the end of the attempt needs."""
 
     def __init__(self, path: Path, job_id: str, attempt: int, attempts: AttemptService) -> None:
+        self._batch: tuple[list[dict[str, Any]], int] | None = None
         self._path = path
         self._job_id = job_id
         self._attempt = attempt
@@ -36,14 +37,23 @@ class RecordPump:
     def pump(self) -> bool:
         """Store what was written since the last call; False if the attempt is not ours any more."""
         while True:
-            records, end = self._read()
+            # The same batch again where its commit was reported failed: it may have been applied all the same.
+            records, end = self._batch = self._batch or self._read()
+            if end > self._offset and not self._attempts.record(
+                self._job_id, self._attempt, records, self._offset, end
+            ):
+                return False
+            self._batch = None
             if end == self._offset:
                 return True
-            if not self._attempts.record(self._job_id, self._attempt, records, self._offset, end):
-                return False
             for record in records:
                 self._note(record)
             self._offset = end
+
+    @property
+    def offset(self) -> int:
+        """How far the file has been stored, in bytes."""
+        return self._offset
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
         """The next batch of whole lines and the offset behind it."""
@@ -85,7 +95,7 @@ class RecordPump:
             self.peak_bytes = max(self.peak_bytes or 0, int(metrics["memory_peak_bytes"]))
         if step_s is None:
             return
-        self.longest_step_s = max(self.longest_step_s, float(step_s))
+        self.longest_step_s = max(self.longest_step_s, float(metrics.get("longest_step_s") or step_s))
         if isinstance(step, int):
             steps = max(1, step - (self._last_step or 0))  # the metrics are means since the last ones
             self._stepped_s, self._steps, self._last_step = self._stepped_s + steps * step_s, self._steps + steps, step
@@ -114,6 +124,11 @@ class LogShipper:
             while block := file.read(_BATCH_BYTES):
                 self._storage.append(self._key, block)
                 self._offset += len(block)
+
+    @property
+    def offset(self) -> int:
+        """How far the log has been shipped, in bytes."""
+        return self._offset
 
     def tail(self, lines: int = 20) -> str | None:
         """The last lines of the log."""
