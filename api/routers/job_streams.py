@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.streaming.guard import while_allowed
 from api.streaming.hub import Hub
 from api.streaming.logs import log_stream
 from api.streaming.response import EndlessResponse
@@ -71,7 +72,9 @@ def get_events(
     if request.method == "HEAD":
         return Response(media_type=EVENT_STREAM, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
-    return EndlessResponse(hub.stream(job_id, after, is_over=is_over), media_type=EVENT_STREAM, headers=NO_STORE)
+    events = hub.stream(job_id, after, is_over=is_over)
+    guarded = while_allowed(events, services, job_id, caller, hub.limiter)
+    return EndlessResponse(guarded, media_type=EVENT_STREAM, headers=NO_STORE)
 
 
 @router.get("/metrics")
@@ -100,9 +103,9 @@ async def get_logs(
     if request.method == "HEAD":
         return Response(media_type=media_type, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
-    return EndlessResponse(
-        log_stream(services, job_id, caller, hub.limiter, follow=follow), media_type=media_type, headers=NO_STORE
-    )
+    log = log_stream(services, job_id, caller, hub.limiter, follow=follow)
+    guarded = while_allowed(log, services, job_id, caller, hub.limiter)
+    return EndlessResponse(guarded, media_type=media_type, headers=NO_STORE)
 
 
 @router.get("/checkpoints")

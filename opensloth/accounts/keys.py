@@ -7,8 +7,9 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.admins import admin_keys, in_use, require_another_admin
@@ -53,22 +54,14 @@ class KeyService:
                 "no API key was sent",
                 hint="send `Authorization: Bearer KEY`; `opensloth key` shows the key of this machine",
             )
-        columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
-        with self._db.read() as session:
-            row = session.execute(
-                select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
-                .join(UserRow, UserRow.name == ApiKeyRow.owner)
-                .where(ApiKeyRow.sha256 == _sha256(key), UserRow.disabled_at.is_(None), *in_use())
-            ).one_or_none()
-        if row is None:
-            raise NotAuthenticated(
-                "this API key is unknown, revoked or expired, or its user is disabled",
-                hint="ask an admin for a new key",
-            )
+        row = self._accepted(ApiKeyRow.sha256 == _sha256(key))
         if row.last_used_at is None or row.now - row.last_used_at > USED_EVERY_S:
             self._note_use(row.id)
-        scopes = None if row.scopes is None else frozenset(map(str, row.scopes))
-        return Caller(row.owner, least(row.role, row.user_role), row.team, scopes, row.id)
+        return _caller(row)
+
+    def renewed(self, caller: Caller) -> Caller:
+        """The caller as of now; raises NotAuthenticated if the key has ended since or the user was disabled."""
+        return caller if caller.key_id is None else _caller(self._accepted(ApiKeyRow.id == caller.key_id))
 
     def create(
         self,
@@ -157,6 +150,22 @@ class KeyService:
         with self._db.scheduler_lock() as session:
             return _admin_key(session)
 
+    def _accepted(self, which: ColumnElement[bool]) -> Any:
+        """The one key that matches, with its user's team and role."""
+        columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
+        with self._db.read() as session:
+            row = session.execute(
+                select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
+                .join(UserRow, UserRow.name == ApiKeyRow.owner)
+                .where(which, UserRow.disabled_at.is_(None), *in_use())
+            ).one_or_none()
+        if row is None:
+            raise NotAuthenticated(
+                "this API key is unknown, revoked or expired, or its user is disabled",
+                hint="ask an admin for a new key",
+            )
+        return row
+
     def _note_use(self, key_id: str) -> None:
         try:
             with self._db.write() as session:
@@ -164,6 +173,11 @@ class KeyService:
         except Unavailable as error:
             # A database that takes no writes at the moment must not keep anybody from reading.
             log.info("the use of the key %s was not noted: %s", key_id, error)
+
+
+def _caller(row: Any) -> Caller:
+    scopes = None if row.scopes is None else frozenset(map(str, row.scopes))
+    return Caller(row.owner, least(row.role, row.user_role), row.team, scopes, row.id)
 
 
 def least(one: str, other: str) -> Role:
