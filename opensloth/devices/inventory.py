@@ -38,7 +38,8 @@ def discover(setting: str, host_id: str, nvml: Nvml, timeout_s: float = 30.0) ->
         return gpus or _cpu_slots("cpu:1", host_id)
     wanted = [part.strip() for part in setting.split(",") if part.strip()]
     chosen = [gpu for gpu in gpus if str(gpu.index) in wanted or gpu.id in wanted]
-    if not wanted or len(chosen) != len(wanted):
+    lost = [part for part in wanted if part.isdecimal() and int(part) in nvml.unreadable]
+    if not chosen or len(chosen) + len(lost) != len(wanted):
         have = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in gpus) or "no CUDA GPU"
         raise _wrong(f"{setting!r} does not name GPUs of this host, which has {have}")
     return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from opensloth.errors import OpenSlothError
+
+log = logging.getLogger(__name__)
 
 AMPERE = 8
 """The first compute capability (major) with bfloat16."""
@@ -78,11 +81,13 @@ class Nvml:
         self._lock = threading.Lock()
         self._ready = False
         self._events: Any = None
-        self._indices: dict[str, int] = {}
+        self.unreadable: set[int] = set()
+        """Indices of GPUs that did not answer when `gpus` was asked last."""
 
     def gpus(self) -> list[Gpu]:
         """Every GPU that answers, by index; none where there is no driver."""
         api = self._api
+        self.unreadable = set()
         try:
             self._init()
             count = int(api.nvmlDeviceGetCount())
@@ -90,9 +95,11 @@ class Nvml:
             return []
         found = []
         for index in range(count):
-            with contextlib.suppress(api.NVMLError):  # one that is lost must not hide the others
+            try:
                 found.append(self._gpu(index))
-        self._indices = {gpu.uuid: gpu.index for gpu in found}
+            except api.NVMLError as error:  # one that is lost must not hide the others
+                self.unreadable.add(index)
+                log.error("GPU %d does not answer and is left out: NVML: %s", index, error)
         return found
 
     def sample(self, uuid: str) -> GpuSample:

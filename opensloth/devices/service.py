@@ -29,11 +29,14 @@ class DeviceService:
         self._db = database
         self._publisher = publisher
 
-    def register(self, host_id: str, devices: Sequence[FoundDevice]) -> None:
-        """Write a host's row and its devices; a device that is gone goes, unless a lease is still on it."""
+    def register(self, host_id: str, devices: Sequence[FoundDevice], *, leases: bool = False) -> None:
+        """Write a host's row and its devices; one that is gone goes, unless it is leased, or quarantined: see why.
+
+        `leases`: it runs people's own commands.
+        """
         with self._db.write() as session:
             insert = insert_of(session)
-            values = {"seen_at": db_now(), "facts": facts(list(devices))}
+            values = {"seen_at": db_now(), "facts": {**facts(list(devices)), "leases": leases}}
             session.execute(
                 insert(HostRow)
                 .values(id=host_id, draining=False, **values)
@@ -41,7 +44,9 @@ class DeviceService:
             )
             leased = select(DeviceLeaseRow.device_id)
             gone = DeviceRow.id.not_in([device.id for device in devices]) & DeviceRow.id.not_in(leased)
-            session.execute(delete(DeviceRow).where(DeviceRow.host_id == host_id, gone))
+            session.execute(
+                delete(DeviceRow).where(DeviceRow.host_id == host_id, DeviceRow.quarantined.is_(None), gone)
+            )
             for device in devices:
                 row = {
                     "host_id": host_id,

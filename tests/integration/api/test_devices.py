@@ -13,9 +13,15 @@ from opensloth.jobs.attempts import AttemptService
 from opensloth.jobs.on_devices import DeviceViews
 from opensloth.jobs.planning import plan_round
 from opensloth.services import Services
+from opensloth.settings import Settings
 from tests.support.jobs import ADMIN, submit
 
 GIB = 1 << 30
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"host_timeout_s": 600.0})  # no worker runs here
 
 
 @pytest.fixture
@@ -28,7 +34,6 @@ def box(services: Services) -> Services:
 
 def place(services: Services) -> str:
     job_id = submit(services, "tone")
-    services.devices.beat("box", {})  # a loaded machine may have been slow until here
     assert plan_round(services.database, services.events, services.publisher, services.settings) == 1
     return job_id
 
@@ -101,3 +106,13 @@ def test_a_device_that_was_taken_out_gets_a_lease_kept_until_its_job_ends(box):
     attempts = AttemptService(box.database, box.events, box.publisher, box.settings)
     (placed,) = attempts.take_up("box")
     assert placed.device_ids == ("GPU-0",)
+
+
+def test_a_quarantined_device_that_is_gone_is_shown_until_it_is_released(box, admin):
+    box.devices.quarantine("GPU-1", "it is lost")
+    left = [FoundDevice("GPU-0", "cuda", 0, "NVIDIA H100", 80 * GIB)]
+    box.devices.register("box", left)
+    assert [entry["health"] for entry in admin.get("/v1/devices").json()["data"]] == ["ok", "quarantined"]
+    admin.post("/v1/devices/GPU-1/release")
+    box.devices.register("box", left)
+    assert [entry["id"] for entry in admin.get("/v1/devices").json()["data"]] == ["GPU-0"]

@@ -82,7 +82,10 @@ def test_a_lost_gpu_is_told_from_one_that_does_not_answer_now(nvml: Nvml) -> Non
 
 def test_a_gpu_that_is_lost_at_the_start_hides_no_other(nvml: Nvml) -> None:
     fake_nvml.write(gpus=[gpu("GPU-0", lost=True), gpu("GPU-1")])
-    assert [(device.id, device.index) for device in discover("auto", "box", nvml)] == [("GPU-1", 1)]
+    for setting in ("auto", "0,1", "GPU-1"):
+        assert [(device.id, device.index) for device in discover(setting, "box", nvml)] == [("GPU-1", 1)]
+    with pytest.raises(InvalidInput):
+        discover("0", "box", nvml)
 
 
 def test_each_xid_is_told_once(nvml: Nvml) -> None:
