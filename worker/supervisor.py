@@ -213,6 +213,7 @@ class Supervisor(threading.Thread):
 
         def wait() -> bool:
             self._wake.wait(_TICK_S)
+            self._wake.clear()
             if self._ranks is not None:
                 self._keep_lease(self._ranks)
             return self._ours
