@@ -179,7 +179,7 @@ def submit(client: Client, name: str, memory: str, steps: int, **arguments: obje
 
 def test_jobs_share_one_gpu_and_one_that_needs_more_than_its_share_ends_alone(client: Client) -> None:
     sharers = [submit(client, f"sharer-{n}", "16GiB", 150, per_device_train_batch_size=2) for n in range(2)]
-    greedy = submit(client, "greedy", "3GiB", 150, per_device_train_batch_size=64)
+    greedy = submit(client, "greedy", "2GiB", 150, per_device_train_batch_size=8)
     jobs = [*sharers, greedy]
     shown: list[Device] = []
     done = ("succeeded", "failed", "cancelled")
