@@ -24,6 +24,8 @@ _KV_GROWTH = 1.25
 """A growing cache is copied layer by layer and leaves holes."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes a weight in 4 bits: with double quantization a byte for 64 weights, and 4 for 256 of these."""
+_HEAP_HOLES = 16
+"""On a CPU: bytes for each token and unit of each MLP that the heap keeps of what backward has freed."""
 _FLAT_BUFFER = 64 * MIB
 """Most gradient elements that are averaged over the ranks at once."""
 
@@ -195,6 +197,8 @@ def _activations(shape: ModelShape, training: Training) -> int:
         size += dropped
         # Unsloth keeps the layers' inputs in the host's memory; two are on the device at a time.
         size += shape.hidden * edge * (2 if training.checkpointing == "offload" else shape.layers)
+    if not training.cuda:
+        size += shape.layers * shape.intermediate * _HEAP_HOLES
     casts = 2 * shape.linear_parameters if training.full and training.cuda and not training.unsloth else 0
     dequantized = 2 * shape.largest_linear if training.bits in (4, 8) else 0
     return int(count * size + scores + casts + dequantized)
@@ -227,6 +231,6 @@ def _generation(shape: ModelShape, training: Training) -> int:
 
 def _context(training: Training) -> int:
     if not training.cuda:
-        return 700 * MIB
+        return 520 * MIB
     size = 1280 * MIB if training.unsloth else 800 * MIB
     return size + (512 * MIB if training.devices > 1 else 0)
