@@ -38,7 +38,7 @@ def add(path: Path, *steps: int) -> None:
 
 
 def test_a_commit_that_was_applied_but_reported_failed_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    path, attempts = tmp_path / "events.jsonl", Attempts(1, 3)
+    path, attempts = tmp_path / "events.jsonl", Attempts(1)
     pump = RecordPump(path, "job", 1, attempts)  # type: ignore[arg-type]
     add(path, 1, 2)
     with pytest.raises(Unavailable):

@@ -17,7 +17,7 @@ from worker.supervisor import reason_of
         (CannotStart("gone", code="input_deleted"), "input_deleted", False),
         (InvalidInput("lora_args.r does not fit"), "invalid_arguments", False),
         (InvalidInput("no such model", code="model_not_found"), "model_not_found", False),
-        (Unavailable("the database is away"), "host_lost", True),
+        (Unavailable("the database is away"), "lease_lost", True),
         (StorageCorrupt("a file is short"), "storage_error", True),
         (OSError(28, "No space left on device"), "storage_error", True),
         (OpenSlothError("odd"), "internal_error", False),
