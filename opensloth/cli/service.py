@@ -9,12 +9,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from opensloth.accounts.loopback import require_loopback
 from opensloth.cli import parts
 from opensloth.cli.announce import Announcer
 from opensloth.cli.first_key import BootstrapFailed, check_stored, make_key, store_key
 from opensloth.cli.home_lock import HomeInUse, HomeLock, Record
 from opensloth.cli.processes import stop_leftover
 from opensloth.cli.supervise import PartFailed, Supervisor
+from opensloth.errors import InvalidInput
 
 LEFTOVER_GRACE_S = 10.0
 
@@ -57,6 +59,7 @@ class StopRequests:
 def run(options: Options) -> None:
     """Runs the service until it is asked to stop; raises CannotStart."""
     announce = Announcer()
+    _check_loopback(options.host)
     _prepare_home(options.home)
     lock = _lock(options.home)
     stops = StopRequests()
@@ -138,6 +141,13 @@ def _lock(home: Path) -> HomeLock:
             f"another `opensloth up` runs on {home} (process {other.pid or 'unknown'}).",
             "Use that one, stop it with Ctrl-C, or give this one its own --home and --port.",
         ) from None
+
+
+def _check_loopback(host: str) -> None:
+    try:
+        require_loopback(os.environ.get("OPENSLOTH_AUTH", "on"), host)
+    except InvalidInput as problem:
+        raise CannotStart(f"{problem.message}.", problem.hint) from None
 
 
 def _check_port(host: str, port: int) -> None:
