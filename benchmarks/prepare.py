@@ -29,7 +29,7 @@ from tests.support.tiny_model import make_tokenizer
 
 TEXT = "the a of to sloth tree slowly climbs why because answer question number leaf rain branch sleeps hangs"
 WORDS = TEXT.split(" ")
-ROWS = 2_000
+ROWS = 8_000
 MEMORY_ROWS = 1_000_000
 ROUNDS = 3
 
