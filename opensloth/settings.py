@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     """How often a worker looks at the database without being woken."""
     stop_grace_s: float = 30.0
     """The least time between SIGTERM and SIGKILL; a job's longest step and save time add to it."""
+    stall_s: float = 600.0
+    """A job without a step for this long, or for 20 of its own if they are longer, is ended and tried again; loading,
+    evaluating and saving may take six times as long without a sign."""
     checkpoint_interval_s: float = 600.0
     """How often a job saves a checkpoint, whatever its steps."""
     min_run_s: float = 600.0

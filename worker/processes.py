@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ class Ranks:
 
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     heartbeat: int = -1
+    _pipe: threading.Lock = field(default_factory=threading.Lock)
+    """Another thread beats; a descriptor that was closed may be somebody else's by then."""
 
     @classmethod
     def spawn(
@@ -75,10 +78,9 @@ class Ranks:
 
     def beat(self, lease_s: float) -> None:
         """Tell the ranks that the lease is good for `lease_s` seconds from now."""
-        if self.heartbeat < 0:
-            return  # they are gone
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self.heartbeat, f"{lease_s:.3f}\n".encode())
+        with self._pipe, contextlib.suppress(BlockingIOError, BrokenPipeError):
+            if self.heartbeat >= 0:  # else they are gone
+                os.write(self.heartbeat, f"{lease_s:.3f}\n".encode())
 
     def poll(self) -> list[int | None]:
         """The exit status of each rank, None while it runs."""
@@ -105,9 +107,10 @@ class Ranks:
                 os.killpg(self.processes[0].pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
-        if self.heartbeat >= 0:
-            os.close(self.heartbeat)
-            self.heartbeat = -1
+        with self._pipe:
+            if self.heartbeat >= 0:
+                os.close(self.heartbeat)
+                self.heartbeat = -1
 
     def identities(self) -> list[dict[str, Any]]:
         """Pid and start time of each rank that still runs."""

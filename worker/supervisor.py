@@ -1,4 +1,4 @@
-"""One thread for each attempt: starts its ranks, keeps its lease, carries its records, and sees it to its end."""
+"""One thread for each attempt: starts its ranks, carries its records, and sees it to its end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from dataclasses import replace
 
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
+from opensloth.events.records import Record
 from opensloth.jobs.attempts import AttemptService, End, Placed
 from opensloth.jobs.reasons import REASONS
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.storage import StorageCorrupt
+from opensloth.training.pulse import SAVING
 from worker.device_watch import DeviceWatch
 from worker.launch import device_environment, prepare_run, run_folder
 from worker.launch_export import prepare_export, secrets_of
+from worker.lease import Lease
 from worker.processes import Ranks
 from worker.records import LogShipper, RecordPump
 from worker.share import Share
+from worker.stalls import StallWatch, stacks_of
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ _FOLLOWERS_GRACE_S = 5.0
 """How long the other ranks may live once one has died: they would wait in a collective for ever."""
 _STOPPED = 10
 """Exit status of a trainer that saved a checkpoint and left because it was asked to."""
+_LEFT = 75
+"""Exit status of a trainer that heard nothing of its lease for too long."""
 
 
 class Supervisor(threading.Thread):
@@ -58,6 +64,9 @@ class Supervisor(threading.Thread):
         self._logs = LogShipper(
             self._run_dir / "trainer.log", services.storage, f"jobs/{self.job_id}/logs/attempt-{self.attempt}.log"
         )
+        self._pump.longest_step_s, self._pump.longest_save_s = placed.longest_step_s, placed.longest_save_s
+        self._stalls = StallWatch(self._run_dir, services.settings.stall_s)
+        self._stalled: End | None = None
         self._share = Share(watch, placed, devices)
         self._verdict_on_share: End | None = None
         self._ranks: Ranks | None = None
@@ -65,21 +74,27 @@ class Supervisor(threading.Thread):
         self._wake = threading.Event()
         self._ours = True
         self._kill_at: float | None = None
+        self._save_until = 0.0
         self._first_death: float | None = None
         self._began = time.monotonic()
-        self._renewed = self._began
-        self._tried_renewal = self._began
+        self._lease = Lease(attempts, self.job_id, self.attempt, services.settings, self.stop, self._lose)
 
     def stop(self, intent: StopIntent) -> None:
         """Ask the attempt to stop: a checkpoint, then its end."""
         self._stop_intent = intent
         self._wake.set()
 
+    def _lose(self) -> None:
+        self._ours = False
+        self._wake.set()
+
     def run(self) -> None:
         """The life of the attempt; whatever fails here ends it with a reason, never silently."""
+        self._lease.start()
         try:
             self._live()
         finally:
+            self._lease.let_go()
             self._share.let_go()
 
     def _live(self) -> None:
@@ -111,18 +126,18 @@ class Supervisor(threading.Thread):
         module = settings.exporter_module if is_export else settings.trainer_module
         secrets = secrets_of(self._services, self._placed.job, run.model)
         self._ranks = ranks = Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
-        ranks.beat(settings.lease_s)
+        self._lease.attach(ranks)
         self._share.started([process.pid for process in ranks.processes])
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
         while ranks.alive() and self._ours:
             self._wake.wait(_TICK_S)
             self._wake.clear()
             self._carry()
-            self._keep_lease(ranks)
             self._enforce_time_limit()
             self._enforce_stop(ranks)
             self._follow_a_dead_rank(ranks)
             self._enforce_share(ranks)
+            self._enforce_progress(ranks)
         statuses = ranks.poll()
         ranks.kill()
         self._carry_rest()
@@ -131,7 +146,8 @@ class Supervisor(threading.Thread):
     def _carry(self) -> None:
         """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""
         try:
-            self._ours = self._pump.pump() and self._ours
+            if not self._pump.pump():
+                self._ours = False
             self._logs.ship()
         except (Unavailable, OSError) as error:
             log.warning("%s: records wait: %s", self.job_id, error)
@@ -141,7 +157,8 @@ class Supervisor(threading.Thread):
         """The last records must be in the database before the end is written."""
         while self._ours:
             try:
-                self._ours = self._pump.pump()
+                if not self._pump.pump():
+                    self._ours = False
                 break
             except Unavailable:
                 time.sleep(1.0)
@@ -149,25 +166,6 @@ class Supervisor(threading.Thread):
             self._logs.ship()
         except OSError as error:
             log.warning("%s: the log is not in storage: %s", self.job_id, error)
-
-    def _keep_lease(self, ranks: Ranks) -> None:
-        settings = self._services.settings
-        now = time.monotonic()
-        if now - self._tried_renewal < settings.lease_renew_s:
-            return
-        self._tried_renewal = now
-        try:
-            self._ours, intent = self._attempts.renew(self.job_id, self.attempt)
-        except Unavailable:
-            # Without a renewal no heartbeat goes out, and the ranks leave by themselves before the lease ends.
-            self._tried_renewal = now - settings.lease_renew_s + 1.0
-            return
-        if self._ours:
-            ranks.beat(settings.lease_s - (time.monotonic() - now))
-            if intent is not None:
-                self._stop_intent = intent
-        else:
-            log.warning("%s: attempt %d is not ours any more", self.job_id, self.attempt)
 
     def _enforce_time_limit(self) -> None:
         job = self._placed.job
@@ -181,7 +179,10 @@ class Supervisor(threading.Thread):
             self._stop_intent = StopIntent.TIME_LIMIT
 
     def _enforce_stop(self, ranks: Ranks) -> None:
-        """SIGTERM once, then SIGKILL after what a step and a save of this very job have needed."""
+        """SIGTERM once, then SIGKILL after what a step and a save of this very job have needed.
+
+        A save that is under way gets more: without it the job would begin at the same step again, for ever.
+        """
         if self._stop_intent is None:
             return
         if self._stop_intent is StopIntent.KILL:
@@ -189,8 +190,9 @@ class Supervisor(threading.Thread):
         elif self._kill_at is None:
             grace = self._services.settings.stop_grace_s + 2 * self._pump.longest_step_s + 2 * self._pump.longest_save_s
             self._kill_at = time.monotonic() + grace
+            self._save_until = time.monotonic() + max(grace, self._services.settings.stall_s)
             ranks.terminate()
-        elif time.monotonic() > self._kill_at:
+        elif time.monotonic() > (self._save_until if self._stalls.doing == SAVING else self._kill_at):
             log.warning("%s: the trainer did not stop in time and is killed", self.job_id)
             ranks.kill()
 
@@ -208,14 +210,30 @@ class Supervisor(threading.Thread):
         if self._verdict_on_share is not None:
             ranks.kill()
 
+    def _enforce_progress(self, ranks: Ranks) -> None:
+        """A run that stands still is ended; where its ranks stood is put on the job."""
+        if self._placed.job.kind == "command" or self._stop_intent is not None or self._stalled is not None:
+            return
+        if not self._stalls.look(self._pump.offset, self._logs.offset):
+            return
+        text = f"no progress for {self._stalls.idle_s:.0f} s while it was at: {self._stalls.doing}"
+        log.warning("%s: %s", self.job_id, text)
+        stacks = stacks_of(ranks, self._run_dir, lambda: time.sleep(_TICK_S))
+        joined = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
+        self._stalled = End("failed", "stalled", text, log_tail=joined)
+        told = Record(type="stalled", level="error", message=text, data={"stacks": stacks})
+        ranks.kill()
+        try:
+            self._attempts.note(self.job_id, self.attempt, told)
+        except Unavailable as error:
+            log.warning("%s: its stacks are not on the job: %s", self.job_id, error)
+
     def _free_devices(self) -> None:
         """Keep the lease until the devices have their memory back; it is a part of the attempt."""
 
         def wait() -> bool:
             self._wake.wait(_TICK_S)
             self._wake.clear()
-            if self._ranks is not None:
-                self._keep_lease(self._ranks)
             return self._ours
 
         while self._ours:
@@ -232,6 +250,8 @@ class Supervisor(threading.Thread):
             return End("succeeded", result=pump.result, lora=self._lora(pump.result), step_s=pump.step_s)
         if self._verdict_on_share is not None:
             return replace(self._verdict_on_share, log_tail=self._logs.tail())
+        if self._stalled is not None:
+            return self._stalled
         if self._stop_intent is StopIntent.KILL:
             return End("stopped")
         if pump.failure is not None:
@@ -240,6 +260,8 @@ class Supervisor(threading.Thread):
             return End("failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), log_tail=tail)
         if self._stop_intent is not None and all(status in (0, _STOPPED, -15) for status in statuses):
             return End("stopped")
+        if _LEFT in statuses:
+            return End("lost", "lease_lost")
         codes = ", ".join(_exit_name(status) for status in statuses)
         return End(
             "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
@@ -247,6 +269,8 @@ class Supervisor(threading.Thread):
 
     def _lora(self, result: dict[str, object]) -> dict[str, object] | None:
         """The adapter's configuration, for jobs that start from it."""
+        if "key" not in result:
+            return None
         try:
             with self._services.storage.open(f"{result['key']}/adapter_config.json") as file:
                 loaded: dict[str, object] = json.load(file)
@@ -264,6 +288,12 @@ class Supervisor(threading.Thread):
                 time.sleep(wait)
                 wait = min(wait * 2, 10.0)
                 continue
+            except Exception as error:
+                if end.code == "internal_error" and end.kind == "failed":
+                    raise
+                log.exception("%s: its end could not be written as it was", self.job_id)
+                end = End("failed", "internal_error", f"{type(error).__name__}: {error}", log_tail=self._logs.tail())
+                continue
             log.info("%s: attempt %d ended: %s", self.job_id, self.attempt, state or "refused, not ours any more")
             return
 
@@ -272,8 +302,7 @@ def reason_of(error: Exception) -> str:
     """The reason code for what failed outside the trainer: some of it can be tried again."""
     if isinstance(error, OpenSlothError) and error.error_code in REASONS:
         return error.error_code
-    # Without the database no lease is renewed either, which a reaper would call the same.
-    kinds = {InvalidInput: "invalid_arguments", Unavailable: "host_lost", StorageCorrupt: "storage_error"}
+    kinds = {InvalidInput: "invalid_arguments", Unavailable: "lease_lost", StorageCorrupt: "storage_error"}
     named = next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
     return named or ("storage_error" if isinstance(error, OSError) else "internal_error")
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from opensloth.database import Database, after_commit, db_now
 from opensloth.devices.shapes import learn
 from opensloth.events.publisher import Publisher
+from opensloth.events.records import Record
 from opensloth.events.store import EventStore
 from opensloth.jobs.progress import RecordSink
 from opensloth.jobs.reasons import Reason, reason
@@ -35,6 +36,9 @@ class Placed:
     """Storage keys of the complete checkpoints, newest first."""
     memory_bytes: int | None = None
     """What it may use on each device; None: whole devices."""
+    longest_step_s: float = 0.0
+    """As its latest metrics said; a stop has to wait for a step and a save."""
+    longest_save_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,21 @@ class AttemptService:
     def _placed(self, session: Session, job_id: str) -> Placed:
         job = session.get_one(JobRow, job_id, populate_existing=True)
         attempt = session.get_one(AttemptRow, (job_id, job.attempt))
-        keys = session.scalars(
-            select(CheckpointRow.key).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
+        saved = session.execute(
+            select(CheckpointRow.key, CheckpointRow.save_s)
+            .where(CheckpointRow.job_id == job_id)
+            .order_by(CheckpointRow.step.desc())
+        ).all()
+        metrics = job.metrics or {}
+        return Placed(
+            job,
+            job.attempt,
+            tuple(attempt.device_ids),
+            tuple(key for key, _ in saved),
+            attempt.memory_bytes,
+            longest_step_s=float(metrics.get("longest_step_s") or metrics.get("step_time_s") or 0.0),
+            longest_save_s=max((save_s for _, save_s in saved), default=0.0),
         )
-        return Placed(job, job.attempt, tuple(attempt.device_ids), tuple(keys), attempt.memory_bytes)
 
     def started_processes(self, job_id: str, attempt: int, processes: list[dict[str, Any]]) -> None:
         """Remember pid and start time of the ranks, so that a later worker kills these and no others."""
@@ -177,6 +192,13 @@ class AttemptService:
             if moved is not None:
                 self._sink.store(session, row, records)
         return True
+
+    def note(self, job_id: str, attempt: int, record: Record) -> None:
+        """An event of the worker's own; one of an attempt that is not ours any more is left out."""
+        with self._db.write() as session:
+            row = locked(session, job_id)
+            if row is not None and row.attempt == attempt and row.state in _LIVE:
+                self._events.append(session, job_id, attempt, [record])
 
     def end(self, job_id: str, attempt: int, end: End) -> State | None:
         """Write how the attempt ended; returns the job's new state, None if the attempt was not ours any more."""

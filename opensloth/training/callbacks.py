@@ -6,6 +6,7 @@ import resource
 import time
 from collections import deque
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from opensloth.storage import Storage
 from opensloth.training.checkpoints import Progress, publish
 from opensloth.training.gradient_sync import any_rank
+from opensloth.training.pulse import EVALUATING, SAVING, STARTING, STEPS, Pulse
 from opensloth.training.rank_trainer import RankTrainer, Signals
 from opensloth.training.records import Records
 from opensloth.training.run_spec import RunSpec, checkpoint_name
@@ -32,6 +34,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         self.trainer, self.spec, self.storage, self.records, self.stop = trainer, spec, storage, records, stop
         self.progress = progress
+        self.pulse = Pulse(Path(spec.run_dir))
         self.latest: dict[str, Any] = {}
         """The newest value of every metric."""
         self._resumed_step: int | None = None
@@ -49,11 +52,30 @@ class RunCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The clock starts with the first step."""
         self._resumed_step = state.global_step
+        self._beat(STARTING)  # the first step compiles and fills caches
         self._mark = self._saved_at = time.monotonic()
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A part of a step's batch is done."""
+        self._beat(STEPS if self._step_times else STARTING)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Counts the step and decides what follows it."""
         self._count_step()
+        self._decide(state, control)
+        self._beat_for(control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """An evaluation or a save may follow."""
+        self._beat_for(control)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A batch of an evaluation is done."""
+        self._beat(EVALUATING)
+
+    def _decide(self, state: TrainerState, control: TrainerControl) -> None:
         if state.global_step - (self._resumed_step or 0) == 1:
             self.records.write(
                 "started",
@@ -105,6 +127,7 @@ class RunCallback(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """An evaluation is no part of a step's time."""
         self._mark = time.monotonic()
+        self._beat(SAVING if control.should_save else STEPS)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Publishes the checkpoint that transformers has just written into the output folder."""
@@ -127,7 +150,16 @@ class RunCallback(TrainerCallback):
                 removed=done.removed,
                 metrics=self.latest,
             )
+        self._beat(STEPS)
         self._mark = self._saved_at = time.monotonic()
+
+    def _beat_for(self, control: TrainerControl) -> None:
+        """What follows the step that is done."""
+        self._beat(EVALUATING if control.should_evaluate else SAVING if control.should_save else STEPS)
+
+    def _beat(self, doing: str) -> None:
+        if self.trainer.is_world_process_zero():
+            self.pulse.beat(doing, median(self._step_times) if self._step_times else 0.0)
 
     def _fetch_best(self, name: str) -> Path:
         """The folder of a published checkpoint; every rank waits until rank 0 has copied it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from opensloth.training.secret_values import SecretValues, read_secrets
+from opensloth.training.stacks import answer_with_stacks
 from opensloth.training.stop import Stop
 from opensloth.training.watchdog import start_watchdog
 
@@ -28,6 +29,7 @@ def main() -> NoReturn:
     stop = Stop()
     stop.install()
     start_watchdog()
+    answer_with_stacks(Path(sys.argv[1]))
     secrets = read_secrets()
     secrets.guard_output()
     code = run(Path(sys.argv[1]), stop, secrets)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from opensloth.training.secret_values import SecretValues, read_secrets
+from opensloth.training.stacks import answer_with_stacks
 from opensloth.training.stop import EXIT_STOPPED, Stop
 from opensloth.training.watchdog import start_watchdog
 
@@ -32,6 +33,7 @@ def main() -> NoReturn:
     stop = Stop()
     stop.install()
     start_watchdog()
+    answer_with_stacks(Path(sys.argv[1]))
     secrets = read_secrets()
     secrets.guard_output()
     leave(run(Path(sys.argv[1]), stop, secrets))
@@ -105,6 +107,7 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
     from opensloth.storage import Storage
     from opensloth.training.callbacks import RunCallback
     from opensloth.training.checkpoints import Progress, read_progress, trainer_state
+    from opensloth.training.pulse import SAVING
 
     storage = Storage(spec.storage_url)
     resume = _fetch_checkpoint(spec, storage, records, rank, store)
@@ -125,6 +128,7 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
 
     records.phase("saving", "saving the result")
     if rank.is_main:
+        callback.pulse.beat(SAVING)
         _save(trainer, tokenizer, spec, storage, records, callback)
     return EXIT_DONE
 

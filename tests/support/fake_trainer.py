@@ -1,10 +1,11 @@
 """A trainer without a model: the real protocol, at any speed, with the faults that the job's name asks for.
 
 The name is words like `steps=20 step_s=0.05 save=5 kill@7 nan@3 deaf`: `kill@7` kills itself after step 7 in the first
-attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM. `claim=4` holds 4 GiB of the fake
-GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the host's memory, `bad_gpu=NAME` fails
-with device_error wherever it gets that GPU, `oom_above=50` runs out of GPU memory
-once more than 50 GiB of its GPU are used.
+attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM. `hang@7` stands still before step
+7 in the first attempt, `save_s=3` saves for 3 s, `kill_worker@3` kills the worker that started it, in each attempt.
+`claim=4` holds 4 GiB of the fake GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the
+host's memory, `bad_gpu=NAME` fails with device_error wherever it gets that GPU, `oom@3` runs out of GPU memory,
+`oom_above=50` does once more than 50 GiB of its GPU are used.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from opensloth.storage import Storage
+from opensloth.training.pulse import SAVING, STEPS, Pulse
 from opensloth.training.records import Records
 from opensloth.training.run_spec import EVENTS_NAME, RunSpec, checkpoint_name, read_spec
+from opensloth.training.stacks import answer_with_stacks
 from opensloth.training.watchdog import start_watchdog
 from tests.support import fake_nvml
 
@@ -33,6 +36,7 @@ class Behaviour:
         self.steps = int(self.words.get("steps") or 5)
         self.step_s = float(self.words.get("step_s") or 0.02)
         self.save = int(self.words.get("save") or 0)
+        self.save_s = float(self.words.get("save_s") or 0.0)
 
     def at(self, word: str, step: int) -> bool:
         return f"{word}@{step}" in self.words
@@ -40,6 +44,7 @@ class Behaviour:
 
 def main() -> None:
     start_watchdog()
+    answer_with_stacks(Path(sys.argv[1]))
     run = read_spec(Path(sys.argv[1]))
     behaviour = Behaviour(run.job_name)
     stop: list[int] = []
@@ -56,6 +61,7 @@ def main() -> None:
 def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
     records = Records(Path(run.run_dir) / EVENTS_NAME)
     storage = Storage(run.storage_url)
+    pulse = Pulse(Path(run.run_dir))
     records.phase("training", "training")
     first = run.resumed_step + 1
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
@@ -63,7 +69,10 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
         fake_nvml.claim(gpu, int(behaviour.words["claim"]) << 30)
     eaten = b"x" * (int(behaviour.words.get("eat") or 0) << 20)
     for step in range(first, behaviour.steps + 1):
+        if behaviour.at("hang", step) and run.attempt == 1:
+            stand_still()
         time.sleep(behaviour.step_s)
+        pulse.beat(STEPS, behaviour.step_s)
         if step == first:
             records.write("started", "started", step=step, max_steps=behaviour.steps, resumed_step=run.resumed_step)
         metrics = {"loss": 1.0 / step, "step_time_s": behaviour.step_s}
@@ -74,6 +83,7 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             max_steps=behaviour.steps,
             epoch=1.0,
             tokens=step * 10,
+            eta_s=(behaviour.steps - step) * behaviour.step_s,
             metrics=metrics,
         )
         if "grow" in behaviour.words and step == first + 2:
@@ -86,11 +96,17 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             fail(records, "device_error")
         if (behaviour.at("kill", step) and run.attempt == 1) or behaviour.at("kill_always", step):
             os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour.at("kill_worker", step):
+            os.kill(os.getppid(), signal.SIGKILL)
+        saves = behaviour.save and step % behaviour.save == 0
+        if saves or stop:
+            pulse.beat(SAVING)
+            time.sleep(behaviour.save_s)
         if stop and step < behaviour.steps:
             checkpoint(run, storage, records, step)
             records.write("stopped", "stopped", step=step, complete=False)
             sys.exit(EXIT_STOPPED)
-        if behaviour.save and step % behaviour.save == 0:
+        if saves:
             checkpoint(run, storage, records, step)
     del eaten
     folder = Path(run.run_dir) / "result"
@@ -99,6 +115,12 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
     files = storage.put_tree(folder, run.artifact_key, move=True)
     artifacts = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
     records.write("result", "done", key=run.artifact_key, artifacts=artifacts, base=run.base_name, metrics={})
+
+
+def stand_still() -> NoReturn:
+    """As a rank that waits for a peer which never answers."""
+    while True:
+        time.sleep(3600)
 
 
 def fail(records: Records, code: str) -> NoReturn:
