@@ -65,7 +65,7 @@ def test_a_real_model_learns(method: str, smollm2: Path, trainers: TrainerHost, 
 
 
 # What each metric must gain (or, below 0, lose) between the evaluations before the first step and after the last:
-# less than half of what it did with several seeds.
+# less than half of what was measured.
 REAL: dict[str, tuple[str, dict[str, float], dict[str, Any]]] = {
     "sft": ("support_preferences", {"eval_loss": -0.3}, {"max_steps": 12, "learning_rate": 1e-3}),
     "dpo": (
