@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from opensloth.scheduling.replay import Replay, Task
 from opensloth.scheduling.simulator import POLICIES
 from opensloth.scheduling.traces import TraceJob
-from opensloth.scheduling.types import Device, Rules
+from opensloth.scheduling.types import Device, Rules, Usage
 
 
 def timeline(
-    jobs: Sequence[TraceJob], devices: Sequence[Device], policy: str = "opensloth", *, rules: Rules | None = None
+    jobs: Sequence[TraceJob],
+    devices: Sequence[Device],
+    policy: str = "opensloth",
+    *,
+    rules: Rules | None = None,
+    usage: Usage | None = None,
 ) -> str:
     """One line for each attempt: job, start and end in minutes from the beginning of the trace, device indices."""
     tasks = [Task(job.queued(), job.run_s, job.load, job.eta) for job in jobs]
-    replay = Replay(POLICIES[policy], devices, tasks, rules=rules or Rules())
+    replay = Replay(POLICIES[policy], devices, tasks, rules=rules or Rules(), usage=usage)
     index_of = {device.id: device.index for device in devices}
     places: dict[tuple[str, float], str] = {}
     while replay.step():
