@@ -17,6 +17,10 @@ KNOWN_METHODS = frozenset({"sft", "dpo", "kto", "orpo", "grpo"})
 PRECISIONS = {4: "4bit", 8: "8bit", 16: "16bit", 32: "32bit"}
 
 
+_CERTAIN = 0.8
+"""The part of what comes and goes that is certain: no job is refused for an estimate that is a little high."""
+
+
 @dataclass(frozen=True)
 class Requirement:
     """A job in numbers: `most` with rows as long as they may be, `least` with what is certain."""
@@ -111,7 +115,10 @@ def key_of(resolved: Resolved, need: Requirement, base_id: str, shape: ModelShap
 def estimates(shape: ModelShape, need: Requirement) -> tuple[Estimate, Estimate]:
     """What it may need and what it needs for certain."""
     least = estimate(shape, need.least)
-    return estimate(shape, need.most), least if need.least.tokens > 1 else without_data(least)
+    if need.least.tokens == 1:
+        return estimate(shape, need.most), without_data(least)
+    certain = {name: int(getattr(least, name) * _CERTAIN) for name in ("activations", "logits", "generation")}
+    return estimate(shape, need.most), replace(least, **certain)
 
 
 def steps_of(resolved: Resolved, rows: int | None, row_bytes: int | None, devices: int) -> int | None:

@@ -14,6 +14,8 @@ READ_BYTES = 16 * 2**20
 """Files beyond it are not read for this; their rows are taken to be as long as the job lets them be."""
 _LARGE_VOCABULARY = 16_000
 _TEMPLATE_TOKENS = 64
+_BYTES_A_TOKEN = 16
+"""More than tokens have on average in any text, JSON's quotes and names included."""
 _KEPT = 1024
 
 
@@ -33,11 +35,11 @@ class RowLengths:
 
     def at_least(self, limit: int) -> int:
         """Tokens that the longest row has for certain, not more than `limit`."""
-        return 1 if self.longest_bytes is None else max(1, min(limit, self.longest_bytes // 10))
+        return 1 if self.longest_bytes is None else max(1, min(limit, self.longest_bytes // _BYTES_A_TOKEN))
 
     def fill(self, tokens: int) -> bool:
         """Whether all rows together have at least so many tokens for certain."""
-        return self.total_bytes // 10 >= tokens
+        return self.total_bytes // _BYTES_A_TOKEN >= tokens
 
 
 class RowLengthReader:

@@ -56,7 +56,8 @@ def test_the_text_part_of_a_larger_model_counts() -> None:
 def test_every_expert_counts() -> None:
     dense = read_shape(config("llama-1b"))
     experts = read_shape(config("llama-1b", num_local_experts=4))
-    assert dense is not None and experts is not None
+    assert dense is not None
+    assert experts is not None
     assert experts.parameters - dense.parameters == 3 * 3 * 2048 * 8192 * 16
 
 
