@@ -39,6 +39,8 @@ class Holding:
     held: dict[str, int] = field(default_factory=dict)
     """Bytes on each device in the last sample where anybody could tell; RSS on a CPU slot."""
     peak_bytes: int | None = None
+    resident_bytes: int = 0
+    """RSS of all its processes at the last sample at which it had any."""
     over: int = 0
     """Samples in a row in which it held more than its share."""
     over_at: float | None = None
@@ -118,6 +120,11 @@ class DeviceWatch:
                 for other in self._holdings.values()
                 if other is not holding and set(other.device_ids) & set(holding.device_ids)
             ]
+
+    def is_largest(self, holding: Holding) -> bool:
+        """Whether no other job on this host holds more of the host's memory."""
+        with self._seen:
+            return all(other.resident_bytes <= holding.resident_bytes for other in self._holdings.values())
 
     def held_back(self, holding: Holding, wait: Callable[[], bool]) -> list[str]:
         """Wait until the memory of a job whose processes are gone is free; returns the devices that did not free it.
@@ -204,6 +211,7 @@ class DeviceWatch:
             trees = table.trees(holding.roots) if table else []
             holding.pids = holding.pids.union(*trees)
             resident[holding.job_id] = [resident_bytes(tree) for tree in trees]
+            holding.resident_bytes = sum(resident[holding.job_id]) or holding.resident_bytes
         visible = table.pids if table else set()
         readings = {
             device_id: self._gpu(device_id, holdings, visible, taken)

@@ -65,6 +65,14 @@ def memory_left() -> tuple[int, int]:
     return left, min(FLOOR_BYTES, total // 50)
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has ended for lack of memory since the host started; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
+    return 0
+
+
 def _group_of(pid: int) -> int | None:
     try:
         return os.getpgid(pid)

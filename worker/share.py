@@ -12,6 +12,7 @@ from opensloth.jobs.attempts import End, Placed
 from opensloth.jobs.spec import load_job_spec
 from opensloth.training.memory import CONTEXT_BYTES
 from worker.device_watch import DeviceWatch, Holding
+from worker.host_memory import oom_kills
 
 GPU_SLACK_BYTES = 256 << 20
 """What a process on a GPU may hold beyond its share: its allocator is capped, what libraries load is not foreseen."""
@@ -22,6 +23,8 @@ _CROWDED_S = 30.0
 
 _LOOK_S = 2.0
 """How long the end of an attempt waits for a sample of its neighbours."""
+
+_KERNEL_CHOSE_IT = End("failed", "crowded_out", "the kernel ended it because the host's memory ran out")
 
 
 class Share:
@@ -35,6 +38,7 @@ class Share:
         self.asked = _asked_memory(placed)
         """The owner said how much memory it needs; else its share is an estimate."""
         self.bytes = placed.memory_bytes
+        self._oom_kills = oom_kills()
         self._holding = watch.hold(placed.job.id, [device.id for device in devices], self._limit())
 
     def _limit(self) -> int | None:
@@ -56,17 +60,20 @@ class Share:
         holding = self._holding
         if holding.failure is not None:
             return End("failed", "device_lost", f"a device of it went out of service: {holding.failure}")
-        if holding.out_of_memory and not self.is_cuda:
-            held = _gib(holding.peak_bytes or 0)
-            return End(
-                "failed",
-                "cpu_oom",
-                f"the host's memory ran out, and this job held the most of it ({held})",
-                hint="lower per_device_train_batch_size or max_seq_length, or run fewer jobs at once on this host",
-            )
+        if holding.out_of_memory:
+            return self._took_the_hosts_memory()
         if holding.over >= _OVER_IN_A_ROW:
             return self._exceeded()
         return None
+
+    def _took_the_hosts_memory(self) -> End:
+        held = _gib(self._holding.resident_bytes)
+        return End(
+            "failed",
+            "cpu_oom",
+            f"the host's memory ran out, and this job held the most of it ({held})",
+            hint="lower per_device_train_batch_size or max_seq_length, or run fewer jobs at once on this host",
+        )
 
     def _exceeded(self) -> End:
         device_id, most = max(self._holding.held.items(), key=lambda entry: entry[1], default=("", 0))
@@ -89,6 +96,10 @@ class Share:
                 end = replace(end, code="estimate_low", hint=None)
             elif self._was_crowded():
                 end = replace(end, code="crowded_out", hint=None)
+        elif end.kind == "failed" and end.code == "trainer_killed" and oom_kills() > self._oom_kills:
+            # Memory ran out between two samples, and the kernel was faster.
+            took = self._took_the_hosts_memory() if self._watch.is_largest(self._holding) else _KERNEL_CHOSE_IT
+            end = replace(end, code=took.code, message=took.message, hint=took.hint)
         if end.kind in ("succeeded", "failed"):
             code = end.code if end.kind == "failed" else None
             end = replace(end, charged=self._watch.ended(self._holding, code, self._failed_on(failure)))

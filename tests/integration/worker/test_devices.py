@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,4 +261,23 @@ def test_when_the_hosts_memory_runs_out_the_largest_job_ends(
     job = wait_for_state(services, large, "failed")
     assert job.reason == "cpu_oom"
     assert "memory ran out" in str(job.error.message if job.error else "")
+    assert "0.4 GiB" in str(job.error.message if job.error else "")
     assert services.jobs.get(small, ADMIN).state == "running"
+
+
+@only_sqlite
+def test_a_job_that_the_kernel_ended_for_memory_is_told_so(
+    services: Services, cpu_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = itertools.count()
+    monkeypatch.setattr("worker.share.oom_kills", lambda: next(kills))  # more each time
+    large = submit(services, FOREVER + " eat=400")
+    wait_for_state(services, large, "running")
+    wait_for(lambda: any(row["bytes"] > 400 << 20 for n in (0, 1) for row in device(services, f"box:cpu{n}").processes))
+    small = submit(services, "steps=40 step_s=0.05 kill@5")
+    wait_for_state(services, small, "succeeded")
+    assert [attempt.outcome for attempt in attempts(services, small)] == ["crowded_out", "succeeded"]
+    for process in trainers_of(large):
+        process.kill()
+    job = wait_for_state(services, large, "failed")
+    assert job.reason == "cpu_oom"

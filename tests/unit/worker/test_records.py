@@ -1,4 +1,4 @@
-"""Records reach the database once, also where a commit was reported failed that had been applied."""
+"""What the supervisor keeps of a trainer's records."""
 
 from __future__ import annotations
 
@@ -6,46 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from opensloth.errors import Unavailable
 from worker.records import RecordPump
 
 
-class Attempts:
-    """Stores records as the service does, and says of the commits in `liars` that they failed."""
-
-    def __init__(self, *liars: int) -> None:
-        self.stored: list[dict[str, Any]] = []
-        self.read = 0
-        self.calls = 0
-        self.liars = liars
-
-    def record(self, job_id: str, attempt: int, records: list[dict[str, Any]], start: int, end: int) -> bool:
-        self.calls += 1
-        if self.read == start:
-            self.stored += records
-            self.read = end
-        if self.calls in self.liars:
-            raise Unavailable("the answer to a commit was lost")
+class Sink:
+    def record(self, *_: object) -> bool:
         return True
 
 
-def add(path: Path, *steps: int) -> None:
-    with path.open("a") as file:
-        for step in steps:
-            file.write(json.dumps({"type": "metrics", "data": {"step": step}}) + "\n")
+def pumped(path: Path, *records: tuple[str, dict[str, Any]]) -> RecordPump:
+    path.write_text("".join(json.dumps({"type": kind, "data": data}) + "\n" for kind, data in records))
+    pump = RecordPump(path, "ftjob-1", 1, Sink())  # type: ignore[arg-type]
+    assert pump.pump()
+    return pump
 
 
-def test_a_commit_that_was_applied_but_reported_failed_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    path, attempts = tmp_path / "events.jsonl", Attempts(1)
-    pump = RecordPump(path, "job", 1, attempts)  # type: ignore[arg-type]
-    add(path, 1, 2)
-    with pytest.raises(Unavailable):
-        pump.pump()
-    add(path, 3)
-    assert pump.pump()
-    add(path, 4)
-    assert pump.pump()
-    assert [record["data"]["step"] for record in attempts.stored] == [1, 2, 3, 4]
-    assert attempts.read == pump.offset == path.stat().st_size
+def metrics(step: int, step_s: float, peak: int = 0) -> tuple[str, dict[str, Any]]:
+    return "metrics", {"step": step, "metrics": {"step_time_s": step_s, "memory_peak_bytes": peak}}
+
+
+def test_the_mean_of_a_step_counts_each_step_once(tmp_path: Path) -> None:
+    pump = pumped(tmp_path / "e", ("started", {"resumed_step": 100}), metrics(110, 1.0, 5), metrics(140, 3.0, 9))
+    assert pump.step_s == (10 * 1.0 + 30 * 3.0) / 40
+    assert pump.longest_step_s == 3.0
+    assert pump.peak_bytes == 9
+
+
+def test_before_the_first_step_nothing_is_known(tmp_path: Path) -> None:
+    pump = pumped(tmp_path / "e", ("phase", {"phase": "loading_model"}), ("metrics", {"metrics": {"eval_loss": 1.0}}))
+    assert (pump.step_s, pump.peak_bytes) == (None, None)
