@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from opensloth.accounts.admins import admin_keys, in_use, require_another_admin
 from opensloth.accounts.audit import record
@@ -54,14 +54,14 @@ class KeyService:
                 "no API key was sent",
                 hint="send `Authorization: Bearer KEY`; `opensloth key` shows the key of this machine",
             )
-        row = self._accepted(ApiKeyRow.sha256 == _sha256(key))
+        row = self._accepted(_BY_HASH, _sha256(key))
         if row.last_used_at is None or row.now - row.last_used_at > USED_EVERY_S:
             self._note_use(row.id)
         return _caller(row)
 
     def renewed(self, caller: Caller) -> Caller:
         """The caller as of now; raises NotAuthenticated if the key has ended since or the user was disabled."""
-        return caller if caller.key_id is None else _caller(self._accepted(ApiKeyRow.id == caller.key_id))
+        return caller if caller.key_id is None else _caller(self._accepted(_BY_ID, caller.key_id))
 
     def create(
         self,
@@ -150,15 +150,10 @@ class KeyService:
         with self._db.scheduler_lock() as session:
             return _admin_key(session)
 
-    def _accepted(self, which: ColumnElement[bool]) -> Any:
-        """The one key that matches, with its user's team and role."""
-        columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
+    def _accepted(self, query: Select[Any], value: str) -> Any:
+        """The one key that `query` finds by `value`."""
         with self._db.read() as session:
-            row = session.execute(
-                select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
-                .join(UserRow, UserRow.name == ApiKeyRow.owner)
-                .where(which, UserRow.disabled_at.is_(None), *in_use())
-            ).one_or_none()
+            row = session.execute(query, {"value": value}).one_or_none()
         if row is None:
             raise NotAuthenticated(
                 "this API key is unknown, revoked or expired, or its user is disabled",
@@ -173,6 +168,20 @@ class KeyService:
         except Unavailable as error:
             # A database that takes no writes at the moment must not keep anybody from reading.
             log.info("the use of the key %s was not noted: %s", key_id, error)
+
+
+def _accepted_where(column: InstrumentedAttribute[str]) -> Select[Any]:
+    """The key that is in use and has a certain value in `column`, with its user's team and role."""
+    columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
+    return (
+        select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
+        .join(UserRow, UserRow.name == ApiKeyRow.owner)
+        .where(column == bindparam("value"), UserRow.disabled_at.is_(None), *in_use())
+    )
+
+
+# Made once: every request asks the first, and to put it together costs as much as to ask it.
+_BY_HASH, _BY_ID = _accepted_where(ApiKeyRow.sha256), _accepted_where(ApiKeyRow.id)
 
 
 def _caller(row: Any) -> Caller:
