@@ -58,6 +58,8 @@ async def upload_file(request: Request, services: ServicesDep, caller: CallerDep
 
     A file whose rows fit no training type is kept with status `error` and says in `status_details` why.
     """
+    announced = request.headers.get("content-length", "0")
+    await run_in_threadpool(services.files.admit, caller, int(announced) if announced.isdecimal() else 0)
     form = FileForm(request.headers.get("content-type", ""), services.files.spool)
 
     def store() -> FileView:

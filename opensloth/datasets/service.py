@@ -25,6 +25,8 @@ from opensloth.storage.space import require_room
 
 PURPOSE = "fine-tune"
 Order = Literal["asc", "desc"]
+FORM_BYTES = 4096
+"""What a form may add to the file in it."""
 UserOfFile = Callable[[Session, str], str | None]
 Quota = Callable[[Session, Caller, int], None]
 """Raises QuotaExceeded where the caller may not store so many bytes more."""
@@ -97,6 +99,11 @@ class FileService:
     def require_room(self) -> None:
         """Raise InsufficientStorage while a disk is short."""
         require_room(self._storage, self._settings.home, self._settings.min_free_bytes)
+
+    def admit(self, caller: Caller, announced: int) -> None:
+        """Raise QuotaExceeded before an upload of about so many bytes that could not be kept."""
+        with self._db.read() as session:
+            self._require_quota(session, caller, max(0, announced - FORM_BYTES))
 
     def store(self, spool: Spool, purpose: str, caller: Caller, origin: Origin | None = None) -> FileView:
         """Keep a spooled file. Raises InvalidDataset, TooLarge, InvalidInput; then nothing is kept."""

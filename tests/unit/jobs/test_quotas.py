@@ -90,6 +90,10 @@ def test_stored_bytes_are_files_checkpoints_and_results(services: Services, red:
         with pytest.raises(QuotaExceeded, match="team red"):
             refused()
     assert len(services.storage.list_keys("files")) == 2
+    services.teams.update("red", HOST, {"max_bytes": mine.bytes + 10**6})
+    services.files.admit(BOB, len(ROW) + 500)
+    with pytest.raises(QuotaExceeded):
+        services.files.admit(BOB, 2 * 10**6)
 
 
 def test_a_job_that_could_never_start_is_refused(services: Services, red: str) -> None:
