@@ -168,7 +168,7 @@ def submit(client: Client, name: str, memory: str, steps: int, **arguments: obje
             "opensloth_config": {
                 "training_type": "sft",
                 "engine": "transformers",
-                "fast_model_args": {"model_name": "qwen", "max_seq_length": 512},
+                "fast_model_args": {"model_name": "qwen", "max_seq_length": 512, "load_in_4bit": False},
                 "sequence_packing": False,
             },
             "training_args": {"max_steps": steps, "gradient_accumulation_steps": 1, "logging_steps": 10, **arguments},
@@ -179,7 +179,7 @@ def submit(client: Client, name: str, memory: str, steps: int, **arguments: obje
 
 def test_jobs_share_one_gpu_and_one_that_needs_more_than_its_share_ends_alone(client: Client) -> None:
     sharers = [submit(client, f"sharer-{n}", "16GiB", 150, per_device_train_batch_size=2) for n in range(2)]
-    greedy = submit(client, "greedy", "2GiB", 150, per_device_train_batch_size=8)
+    greedy = submit(client, "greedy", "1536MiB", 150, per_device_train_batch_size=8)
     jobs = [*sharers, greedy]
     shown: list[Device] = []
     done = ("succeeded", "failed", "cancelled")
