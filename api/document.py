@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from opensloth.jobs.command_spec import CommandSpec
 from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.spec import JobSpec
 
@@ -88,7 +89,7 @@ def complete(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-                (model, "validation") for model in (Problem, JobSpec, ExportSpec)
+                (model, "validation") for model in (Problem, JobSpec, ExportSpec, CommandSpec)
             ]
             _, named = models_json_schema(modes, ref_template=REF_TEMPLATE)
             made()["components"]["schemas"].update(named["$defs"])

@@ -187,3 +187,24 @@ KEY_EXAMPLES: dict[str, Any] = {
     "member": {"summary": "A key for a member of the team", "value": {"owner": "carol"}},
     "robot": {"summary": "A key for a week", "value": {"owner": "nightly-ci", "expires_in_s": 604800}},
 }
+
+LEASE_EXAMPLES: dict[str, Any] = {
+    "script": {
+        "summary": "A script of one's own on one GPU, for two hours at the most",
+        "value": {
+            "command": ["python", "mine.py", "--epochs", "3"],
+            "directory": "/home/ann/project",
+            "gpus": 1,
+            "time_limit": "2h",
+        },
+    },
+    "notebook": {
+        "summary": "Ended after half an hour in which nothing happens",
+        "value": {
+            "command": ["/home/ann/venv/bin/jupyter", "lab", "--no-browser"],
+            "time_limit": "8h",
+            "idle_limit": "30m",
+            "environment": {"HF_HOME": "/data/hf"},
+        },
+    },
+}

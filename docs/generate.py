@@ -32,6 +32,7 @@ _OTHERS = (
     ("OPENSLOTH_BASE_URL", "client", "Address of the server, before what `opensloth login` stored."),
     ("OPENSLOTH_API_KEY", "client", "The key to send, before what `opensloth login` stored."),
     ("OPENSLOTH_HOME", "client", "Where `credentials.json` is; `~/.opensloth` if not set."),
+    ("OPENSLOTH_JOB_ID", "command", "The id of its job; the worker sets it for the commands of `opensloth lease`."),
     ("OPENSLOTH_LOG_LEVEL", "worker", "`DEBUG`, `INFO`, `WARNING` or `ERROR`; `INFO` if not set."),
 )
 

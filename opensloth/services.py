@@ -26,6 +26,7 @@ from opensloth.jobs.data import settle_pull
 from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.estimates import EstimateService
 from opensloth.jobs.exports import ExportService
+from opensloth.jobs.leases import LeaseService
 from opensloth.jobs.on_devices import DeviceViews
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.quotas import belongings, require_bytes
@@ -100,7 +101,12 @@ class Services:
     @cached_property
     def retries(self) -> RetryService:
         """Tries jobs that are over again."""
-        return RetryService(self.database, self.storage, self.jobs, self.exports)
+        return RetryService(self.database, self.storage, self.jobs, self.exports, self.leases)
+
+    @cached_property
+    def leases(self) -> LeaseService:
+        """Takes people's own commands."""
+        return LeaseService(self.jobs)
 
     @cached_property
     def deletions(self) -> Deletions:

@@ -95,7 +95,7 @@ class Host:
         self._watch.stop()
 
     def _register(self) -> None:
-        self._services.devices.register(self._id, list(self._devices.values()))
+        self._services.devices.register(self._id, list(self._devices.values()), leases=self._settings.leases)
 
     def _beat_loop(self) -> None:
         """Keep the rows of host and devices fresh, whatever the other threads are busy with."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from worker.descendants import kill_descendants
 from worker.environment import trainer_environment
 
 START_TOLERANCE_S = 1.0
@@ -136,6 +137,7 @@ def kill_leftovers(processes: list[dict[str, Any]]) -> int:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             process = psutil.Process(int(entry["pid"]))
             if abs(process.create_time() - float(entry["started"])) < START_TOLERANCE_S:
+                kill_descendants(process.pid)
                 os.killpg(os.getpgid(process.pid), signal.SIGKILL)
                 killed += 1
     return killed

@@ -8,8 +8,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
@@ -19,9 +20,14 @@ from opensloth.jobs.reasons import REASONS
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.storage import StorageCorrupt
+from opensloth.training.exports.spec import ExportRun
 from opensloth.training.pulse import SAVING
+from opensloth.training.run_spec import RunSpec
+from worker.command_process import GuardedCommand
+from worker.command_run import CommandRun
 from worker.device_watch import DeviceWatch
 from worker.launch import device_environment, prepare_run, run_folder
+from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
 from worker.lease import Lease
 from worker.processes import Ranks
@@ -38,6 +44,13 @@ _STOPPED = 10
 """Exit status of a trainer that saved a checkpoint and left because it was asked to."""
 _LEFT = 75
 """Exit status of a trainer that heard nothing of its lease for too long."""
+
+
+_PREPARE: dict[str, Callable[..., tuple[RunSpec | ExportRun | CommandRun, dict[str, Any]]]] = {
+    "training": prepare_run,
+    "export": prepare_export,
+    "command": prepare_command,
+}
 
 
 class Supervisor(threading.Thread):
@@ -115,17 +128,11 @@ class Supervisor(threading.Thread):
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _supervise(self) -> End:
-        settings = self._services.settings
-        is_export = self._placed.job.kind == "export"
-        prepare = prepare_export if is_export else prepare_run
-        run, resolved = prepare(self._services, self._placed, self._devices)
+        run, resolved = _PREPARE[self._placed.job.kind](self._services, self._placed, self._devices)
         self._attempts.set_resolved(self.job_id, self.attempt, resolved)
         if self._stop_intent is not None:
             return End("stopped")
-        environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
-        module = settings.exporter_module if is_export else settings.trainer_module
-        secrets = secrets_of(self._services, self._placed.job, run.model)
-        self._ranks = ranks = Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
+        self._ranks = ranks = self._spawn(run)
         self._lease.attach(ranks)
         self._share.started([process.pid for process in ranks.processes])
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
@@ -142,6 +149,16 @@ class Supervisor(threading.Thread):
         ranks.kill()
         self._carry_rest()
         return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
+
+    def _spawn(self, run: RunSpec | ExportRun | CommandRun) -> Ranks:
+        """Start what the attempt runs."""
+        if isinstance(run, CommandRun):
+            return GuardedCommand.start(self._run_dir)
+        settings, job = self._services.settings, self._placed.job
+        environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
+        module = settings.exporter_module if job.kind == "export" else settings.trainer_module
+        secrets = secrets_of(self._services, job, run.model)
+        return Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
 
     def _carry(self) -> None:
         """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""
@@ -257,7 +274,10 @@ class Supervisor(threading.Thread):
         if pump.failure is not None:
             failure = pump.failure
             tail = self._logs.tail() or failure.get("detail")
-            return End("failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), log_tail=tail)
+            result = {"exit_code": failure["exit_code"]} if "exit_code" in failure else {}
+            return End(
+                "failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), tail, result=result
+            )
         if self._stop_intent is not None and all(status in (0, _STOPPED, -15) for status in statuses):
             return End("stopped")
         if _LEFT in statuses:

@@ -14,6 +14,7 @@ from opensloth.cli.estimate import estimate
 from opensloth.cli.export import export
 from opensloth.cli.files import files
 from opensloth.cli.gc import gc
+from opensloth.cli.lease import lease
 from opensloth.cli.models import models
 from opensloth.cli.output import out
 from opensloth.cli.people import audit, me, teams, users
@@ -46,6 +47,7 @@ app.command(rich_help_panel=JOBS)(jobs.jobs)
 app.command(rich_help_panel=JOBS)(queue)
 app.command(rich_help_panel=JOBS)(top)
 app.command(rich_help_panel=SERVER)(gc)
+app.command(rich_help_panel=JOBS)(lease)
 _ON_ONE_JOB: tuple[Callable[..., None], ...] = (
     *(jobs.show, jobs.watch, jobs.logs),
     *(control.cancel, control.pause, control.resume, control.retry),

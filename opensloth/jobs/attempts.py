@@ -271,17 +271,21 @@ class AttemptService:
                 lora=end.lora,
             )
         values = {
-            "result": {"model": model_id, "artifacts": artifacts},
+            "result": {"model": model_id, "artifacts": artifacts, "exit_code": end.result.get("exit_code")},
             "error": None,
             "progress": {**(row.progress or {}), "percent": 100.0, "eta_s": 0.0},
         }
         message = f"the result is {model_id}" if model_id else "the result is there"
+        if row.kind == "command":
+            message = "the command has ended"
         transition(session, self._events, row.id, State.SUCCEEDED, message=message, values=values)
 
     def _stopped(self, session: Session, row: JobRow, end: End) -> None:
         intent = StopIntent(row.stop_intent or StopIntent.DRAIN)
         target, code = end_by_intent(intent)
         values: dict[str, Any] = {}
+        if target is State.QUEUED and row.kind == "command":
+            target = State.FAILED  # nobody asked for its beginning a second time
         if target is State.FAILED:
             values["error"] = _error(reason(code), end, reason(code).message)
         transition(session, self._events, row.id, target, reason=code, values=values)
@@ -296,7 +300,10 @@ class AttemptService:
         elif end.code == "estimate_low":
             values["memory_bytes"] = None  # whole devices from now on
         text = end.message or why.message
-        if not decision.retry:
+        if "exit_code" in end.result:
+            values["result"] = {"model": None, "artifacts": [], "exit_code": end.result["exit_code"]}
+        # A command may have done half of what it is for: it begins a second time only if it never began.
+        if not decision.retry or (row.kind == "command" and end.code != "not_taken_up"):
             values["error"] = _error(why, end, text)
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return

@@ -62,6 +62,8 @@ class RecordSink:
         message = f"training goes on from step {resumed}" if resumed else "the first step is done"
         if row.kind == "export":
             message = "the export has begun"
+        elif row.kind == "command":
+            message = "the command has begun"
         transition(session, self._events, row.id, State.RUNNING, sources=[State.STARTING], message=message)
 
     @staticmethod

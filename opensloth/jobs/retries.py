@@ -9,6 +9,7 @@ from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database
 from opensloth.errors import Conflict
 from opensloth.jobs.exports import ExportService
+from opensloth.jobs.leases import LeaseService
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.jobs.service import JobService
@@ -20,11 +21,14 @@ from opensloth.storage import Storage
 class RetryService:
     """A retry is checked as any submission, with what is there today."""
 
-    def __init__(self, database: Database, storage: Storage, jobs: JobService, exports: ExportService) -> None:
+    def __init__(
+        self, database: Database, storage: Storage, jobs: JobService, exports: ExportService, leases: LeaseService
+    ) -> None:
         self._db = database
         self._storage = storage
         self._jobs = jobs
         self._exports = exports
+        self._leases = leases
 
     def retry(
         self, job_id: str, caller: Caller, *, from_checkpoint: bool = False, idempotency_key: str | None = None
@@ -47,6 +51,8 @@ class RetryService:
             retry = Retry(job_id, self._step(session, row) if from_checkpoint else None)
         if row.kind == "export":
             return self._exports.submit(row.export_of or "", row.spec, caller, idempotency_key, retry=retry)
+        if row.kind == "command":
+            return self._leases.submit(row.spec, caller, idempotency_key, retry=retry)
         return self._jobs.submit(row.spec, caller, idempotency_key, retry=retry)
 
     def _step(self, session: Session, row: JobRow) -> int:

@@ -23,6 +23,8 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
     with database.read() as session:
         found = session.get(JobRow, job_id)
         job = require_visible(found, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
+        if job.kind == "command":
+            raise Conflict("a command trains nothing", code="no_script", hint="its spec has the command")
         if job.kind == "export":
             raise Conflict("an export trains nothing", code="no_script", hint=f"ask for the script of {job.export_of}")
         if job.resolved is None:

@@ -182,6 +182,7 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             JobRow.expected_s,
             JobRow.time_limit_s - JobRow.run_s,
             JobRow.run_s,
+            JobRow.kind,
             AttemptRow.placed_at,
             AttemptRow.memory_bytes,
             AttemptRow.peak_bytes,
@@ -200,7 +201,8 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             row.placed_at,
             None if row.memory_bytes is None else max(row.memory_bytes, row.peak_bytes or 0),
             _end(row.progress, row.placed_at, row.expected_s, row.run_s, limit_s, now),
-            row.placed_at + min_run_s,
+            # A command saves nothing that it could go on from.
+            float("inf") if row.kind == "command" else row.placed_at + min_run_s,
             row.promised_end,
             row.state == State.STOPPING,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field
 
@@ -45,10 +45,14 @@ class Artifact(BaseModel):
 
 
 class JobResult(BaseModel):
-    """What a succeeded job left: its files, and a model's id where they can be trained on or exported."""
+    """What a succeeded job left: its files, and a model's id where they can be trained on or exported.
+
+    A command that has ended by itself leaves its exit code, also where it failed.
+    """
 
     model: str | None = None
     artifacts: list[Artifact] = []
+    exit_code: int | None = None
 
 
 class JobError(BaseModel):
@@ -65,7 +69,7 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Literal["training", "export"] = "training"
+    kind: Literal["training", "export", "command"] = "training"
     export_of: str | None = Field(None, description="The job whose result this export is made from.")
     name: str
     owner: str
@@ -103,7 +107,7 @@ class JobView(BaseModel):
         """The view of a stored row."""
         return cls(
             id=row.id,
-            kind="export" if row.kind == "export" else "training",
+            kind=cast(Literal["training", "export", "command"], row.kind),
             export_of=row.export_of,
             name=row.name,
             owner=row.owner,

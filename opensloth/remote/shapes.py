@@ -46,6 +46,7 @@ class Result(Shape):
 
     model: str | None = None
     artifacts: list[Artifact] = []
+    exit_code: int | None = None
 
 
 class Told(Shape):

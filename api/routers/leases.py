@@ -1,0 +1,48 @@
+"""`/v1/leases`: commands of one's own on the devices, as jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Response
+
+from api.body import JsonBody
+from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.examples import LEASE_EXAMPLES
+from api.routers.jobs import check_idempotency_key
+from opensloth.jobs.views import JobView
+
+router = APIRouter(prefix="/v1/leases", tags=["jobs"], dependencies=[Depends(strict_query)])
+
+LEASE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/CommandSpec"},
+                "examples": LEASE_EXAMPLES,
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=LEASE_BODY)
+def lease(
+    response: Response,
+    body: JsonBody,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+) -> JobView:
+    """Run a command on a worker's host under the caller's own account there, if an admin has turned that on.
+
+    The answer is a job of kind `command`: `/v1/jobs/{id}/logs` streams its output, its `result` has the exit code, and
+    it is queued, cancelled and charged as any other. It is never run a second time by itself.
+    """
+    check_idempotency_key(idempotency_key)
+    job, created = services.leases.submit(body, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
