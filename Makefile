@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all check format bench gpu-test lock clean
+.PHONY: help install demo test test-all check format bench chaos gpu-test lock clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -44,6 +44,11 @@ format: .venv/installed ## put the code into shape
 
 bench: .venv/installed ## measure what the README and docs claim
 	@$(PY) -m benchmarks $(ARGS)
+
+N ?= 100
+SEED ?= 1
+chaos: .venv/installed ## kill parts of a whole box at random: N=... rounds, SEED=...; ARGS="--database postgresql"
+	@nice -n 10 env OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.chaos --rounds $(N) --seed $(SEED) $(ARGS)
 
 # A GPU machine brings its own torch: `make gpu-test PY=python3` runs there without a .venv.
 gpu-test: ## the tests that need a CUDA GPU

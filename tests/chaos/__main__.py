@@ -51,27 +51,33 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     box = Box(folder, postgres=options.database == "postgresql")
     began = time.monotonic()
+    result: dict[str, Any] = {}
+
+    def audited(rounds: int) -> None:
+        result.update(report(walk, options, rounds, time.monotonic() - began))
+        kills = sum(walk.kills.values())
+        print(f"seed {options.seed}, round {rounds}: {walk.jobs} jobs, {kills} kills, {walk.bad()}", flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+
     try:
         walk = Walk(box, options.seed, options.real_every, real_job(box) if options.real_every else None)
         box.start()
         wait_for(lambda: walk.now() and _is_up(box), 120, 0.2)
-        walk.run(options.rounds, lambda line: print(line, flush=True))
+        walk.run(options.rounds, audited)
     finally:
         box.stop()
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    result = report(walk, options, time.monotonic() - began)
     print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(1 if any(result["found"].values()) or result["recovery_s"]["p99"] > GOAL_S else 0)
 
 
-def report(walk: Walk, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def report(walk: Walk, options: argparse.Namespace, rounds: int, seconds: float) -> dict[str, Any]:
     """The figures of a walk."""
     times = sorted(walk.recoveries) or [0.0]
     return {
-        "rounds": options.rounds,
+        "rounds": rounds,
         "seed": options.seed,
         "database": options.database,
         "machine": f"{os.cpu_count()} cores, {platform.platform()}",

@@ -47,13 +47,13 @@ class Walk:
         self.requests = 0
         self.seed = seed
 
-    def run(self, rounds: int, say: Callable[[str], None] = print) -> None:
+    def run(self, rounds: int, audited: Callable[[int], None]) -> None:
+        """`audited` is called after each audit with the rounds so far."""
         for number in range(1, rounds + 1):
             self.round(number)
             if number % ROUNDS_BETWEEN_AUDITS == 0 or number == rounds:
                 self.settle()
-                kills = sum(self.kills.values())
-                say(f"seed {self.seed}: round {number}: {self.jobs} jobs, {kills} kills, {self.bad()}")
+                audited(number)
 
     def bad(self) -> str:
         """What was found, in short."""
