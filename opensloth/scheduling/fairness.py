@@ -10,6 +10,8 @@ from operator import attrgetter
 from opensloth.scheduling.types import Account, QueuedJob, Rules, Running, Usage
 
 UNKNOWN = Account()
+LATE_S = 5.0
+"""What a job that has just overrun is given."""
 
 
 def factor(account: Account, rules: Rules) -> float:
@@ -116,11 +118,15 @@ def _charged(
 
 
 def expected_end(job: Running, now: float, rules: Rules) -> float:
-    """When a running job is expected to end: never in the past, later the longer it has overrun."""
+    """When a running job is expected to end: never in the past; one that has overrun may take as long again.
+
+    At first that is next to nothing: a job is often a moment late, and if that made its end unknown, long ones would
+    pass whoever waits for it.
+    """
     if job.stopping:
         return now + rules.stop_s
     end = job.expected_end if job.expected_end is not None else job.started_at + rules.unknown_s
-    return end if end > now else now + max(rules.stop_s, 0.1 * (now - job.started_at))
+    return end if end > now else now + max(LATE_S, now - end)
 
 
 def _neglected(

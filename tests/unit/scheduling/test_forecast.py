@@ -69,3 +69,11 @@ def test_every_reason_to_wait_has_its_words():
     assert words(Wait("preempting", 2, job_id="low")) == "2 CPU slots; low is being stopped for it"
     assert words(Wait("devices", 2, 0, NOW + 5, "r")) == "2 CPU slots; 0 free; all are expected at 5, the last from r"
     assert words(Wait("devices", 1, 0, NOW + 5, "r"), 1) == "1 CPU slot; 0 free; it is expected at 5 from r"
+
+
+def test_a_forecast_plays_no_more_rounds_than_it_is_given_and_only_for_whom_it_was_asked():
+    queue = [queued(f"j{n}", 8, 10.0, 100 - n) for n in range(6)]
+    none = expected_starts(queue, box(), [], now=NOW, rounds=0)
+    assert [none[f"j{n}"].start is None for n in range(3)] == [False, True, True]
+    asked = expected_starts(queue, box(), [], now=NOW, asked={"j2"})
+    assert [asked[f"j{n}"].start is None for n in range(4)] == [False, False, False, True]

@@ -161,3 +161,19 @@ def test_the_owner_orders_the_own_jobs_of_one_class():
 def test_a_retry_waits_for_its_moment():
     result = plan([queued("j", not_before=NOW + 5)], box(), [], Usage(), NOW)
     assert result.waits["j"] == Wait("retry", 1, at=NOW + 5)
+
+
+def test_a_job_that_is_a_moment_late_lets_nobody_pass_who_waits_for_it():
+    late = running("late", range(3), -2.0, started_at=NOW - 36_000)
+    head, long = queued("head", 4, queued_at=NOW - 50), queued("long", expected_s=30.0)
+    result = plan([head, long], box(devices=4), [late], Usage(), NOW)
+    assert result.placements == ()
+    assert result.reservation is not None
+    assert result.reservation.start == NOW + 5.0
+
+
+def test_a_job_that_is_an_hour_late_may_take_another():
+    late = running("late", range(3), -3600.0, started_at=NOW - 36_000)
+    head, short = queued("head", 4, queued_at=NOW - 50), queued("short", expected_s=3000.0)
+    result = plan([head, short], box(devices=4), [late], Usage(), NOW)
+    assert [(p.job_id, p.promised_end) for p in result.placements] == [("short", NOW + 3600.0)]
