@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from opensloth.cli.formats import ago, duration, number, size, span
+from opensloth.cli.formats import ago, duration, moment, number, size, span
 from opensloth.cli.watching import tell_failure
 from opensloth.client import Job
 
@@ -39,6 +39,12 @@ def render_job(console: Console, job: Job) -> None:
 
 def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "state", job.state + (f" ({job.reason})" if job.reason else "") + (f", {job.phase}" if job.phase else "")
+    told = job.queue
+    if told is not None:
+        yield "waits for", told.waiting_for or "-"
+        if told.position is not None:
+            start = f", expected to start at {moment(told.expected_start)}" if told.expected_start else ""
+            yield "queue", f"number {told.position}{start}"
     if job.attempt > 1:
         yield "attempt", str(job.attempt)
     progress = job.progress

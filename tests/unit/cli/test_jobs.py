@@ -128,3 +128,11 @@ def test_download_verifies_and_names_what_is_missing(listed, run, tmp_path, monk
 def test_wrong_usage_is_code_two(run):
     assert run("show").code == 2
     assert run("nonsense").code == 2
+
+
+def test_show_says_what_a_queued_job_waits_for(api, run):
+    told = {"position": 3, "waiting_for": "4 GPUs; 3 free", "expected_start": None}
+    api.on(f"GET /v1/jobs/{ID}", job("queued", queue=told))
+    lines = [line.split() for line in run("show", ID).out.splitlines()]
+    assert ["waits", "for", "4", "GPUs;", "3", "free"] in lines
+    assert ["queue", "number", "3"] in lines
