@@ -120,7 +120,16 @@ class QueueService:
 
     # Forecasts
 
-    def snapshot(self, newer_than: float = 0.0, patience_s: float = float("inf")) -> Snapshot | None:
+    def snapshot(self) -> Snapshot:
+        """A forecast of moments ago; raises Unavailable where there is none."""
+        snapshot = self.newest(patience_s=QUEUE_PATIENCE_S)
+        if snapshot is None:
+            raise Unavailable(
+                "the queue is not known at the moment", code="queue_unknown", hint="try again in a moment"
+            )
+        return snapshot
+
+    def newest(self, newer_than: float = 0.0, patience_s: float = float("inf")) -> Snapshot | None:
         """A forecast of a box seen after `newer_than` (by the database's clock), or within `patience_s` the newest.
 
         One that has served its time is renewed behind, one that is much too old is waited for as well. None if there
@@ -175,7 +184,7 @@ class QueueService:
         if not queued and not waiting:
             return
         newest = max((_moment(view.queued_at) for view in queued), default=0.0) if thorough else 0.0
-        snapshot = self.snapshot(newest, JOB_PATIENCE_S if thorough else LIST_PATIENCE_S)
+        snapshot = self.newest(newest, JOB_PATIENCE_S if thorough else LIST_PATIENCE_S)
         for view in queued if snapshot else ():
             view.queue = snapshot.view(view.id, caller) if snapshot else None
         if waiting:
@@ -209,7 +218,7 @@ class QueueService:
     def entries(self, caller: Caller, *, limit: int = 100, after: int = 0) -> tuple[list[QueueEntry], bool]:
         """The queue in order from the position after `after`, and whether more follow; the jobs of teams that the
         caller does not see have no id, name, owner or words."""
-        snapshot = self._required()
+        snapshot = self.snapshot()
         order = sorted(snapshot.expected, key=lambda job_id: snapshot.expected[job_id].position)
         shown = order[after : after + limit]
         with self._db.read() as session:
@@ -240,18 +249,10 @@ class QueueService:
 
     def expected_start_of(self, job: QueuedJob, caller: Caller | None = None) -> QueueView:
         """What `job`, which is not in the queue, would be told if it were submitted now."""
-        seen = self._required().seen
+        seen = self.snapshot().seen
         view = Snapshot.of(seen, replace(job, queued_at=seen.now)).view(job.id, caller)
         assert view is not None
         return view
-
-    def _required(self) -> Snapshot:
-        snapshot = self.snapshot(patience_s=QUEUE_PATIENCE_S)
-        if snapshot is None:
-            raise Unavailable(
-                "the queue is not known at the moment", code="queue_unknown", hint="try again in a moment"
-            )
-        return snapshot
 
     # Promises
 
@@ -264,7 +265,7 @@ class QueueService:
             asked = {job_id: at or 0.0 for job_id, at in session.execute(new)}
         if not asked:
             return 0
-        snapshot = self.snapshot(newer_than=max(asked.values()))
+        snapshot = self.newest(newer_than=max(asked.values()))
         expected = snapshot.expected if snapshot else {}
         starts = [(job_id, expected[job_id].start) for job_id in asked if job_id in expected]
         return self._write([(job_id, start) for job_id, start in starts if start is not None])
