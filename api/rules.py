@@ -18,7 +18,7 @@ PARTS = {
     "hosts": "devices",
     "jobs": "jobs",
     "keys": "keys",
-    "leases": "jobs",
+    "leases": "commands",
     "me": None,
     "models": "models",
     "pulls": "files",

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller
 from opensloth.accounts.rows import UserRow
+from opensloth.accounts.scopes import allows
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput, NotAllowed
 from opensloth.jobs.command_spec import SCHEMA_VERSION, CommandSpec, parse_command_spec
@@ -87,6 +88,9 @@ def _require_host(session: Session, spec: CommandSpec) -> None:
 
 
 def _require_account(session: Session, caller: Caller) -> None:
+    if not allows(caller.scopes, "commands", "write"):
+        # Asked here too, as a command can be tried again with what is enough for any job.
+        raise NotAllowed("this key is not for commands", code="missing_scope", hint="it needs commands:write")
     user = session.get(UserRow, caller.owner)
     if user is None or user.account is None:
         raise NotAllowed(

@@ -82,6 +82,7 @@ TABLE: dict[str, Access] = {
     "GET /v1/jobs/{job_id}/artifacts/{name:path}": TEAM,
     "GET /v1/jobs/{job_id}/exports": TEAM,
     "POST /v1/jobs/{job_id}/exports": DERIVE,
+    "POST /v1/leases": MAKE,
     "GET /v1/queue": READ,
     "GET /v1/usage": READ,
     "GET /v1/devices": READ,
