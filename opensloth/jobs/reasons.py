@@ -121,6 +121,11 @@ _ALL = [
     Reason("paused", "it was paused", "resume it when it should go on", retryable=True, charged=False),
     Reason("cancelled", "it was cancelled", "submit again if it is still wanted"),
     Reason("dependency_failed", "a job that it depends on did not succeed", "retry that job first"),
+    Reason(
+        "quota_exceeded",
+        "what it needs does not fit what its user or team may store",
+        "delete what is not needed, or ask an admin for a higher limit",
+    ),
     Reason("input_deleted", "a file or model that it needs was deleted", "upload it again and submit anew"),
     Reason("unplaceable", "no host can ever hold it", "ask for fewer devices"),
 ]

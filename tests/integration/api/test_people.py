@@ -9,8 +9,10 @@ import pytest
 from api.main import create_app
 from api.streaming import guard
 from opensloth.accounts.callers import HOST, Caller
+from opensloth.datasets.rows import DatasetPullRow
 from opensloth.errors import InvalidInput
 from opensloth.events.records import Record
+from opensloth.models.rows import ModelRow
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.integration.api.conftest import client_for
@@ -37,6 +39,12 @@ def test_ids_of_another_team_are_unknown_in_every_field(
 ) -> None:
     file_id, job_id = teams
     own = services.files.create("own.jsonl", [ROW] * 4, Caller("stranger", "member", "blue")).id
+    others = ["ft:tiny:red", "pull-red", "hf-of-red"]
+    services.secrets.put("hf-of-red", "hf_token", OWNER, "red")
+    with services.database.write() as session:
+        common = {"owner": "owner", "team": "red", "created_at": 1.0}
+        session.add(ModelRow(id="ft:tiny:red", kind="result", status="ready", source=job_id, **common))
+        session.add(DatasetPullRow(id="pull-red", source="org/red", status="failed", **common))
     good = body(services, own)
     config = good["opensloth_config"]
     tries = {
@@ -45,6 +53,7 @@ def test_ids_of_another_team_are_unknown_in_every_field(
         "depends_on": {**good, "depends_on": [job_id]},
         "model_name": {**good, "opensloth_config": {**config, "fast_model_args": {"model_name": job_id}}},
         "pretrained_lora": {**good, "opensloth_config": {**config, "pretrained_lora": job_id}},
+        "result": {**good, "opensloth_config": {**config, "fast_model_args": {"model_name": "ft:tiny:red"}}},
     }
     with client_for(base_url, services.keys.create("stranger")[1]) as stranger:
         for field, wrong in tries.items():
@@ -52,9 +61,9 @@ def test_ids_of_another_team_are_unknown_in_every_field(
                 answer = stranger.post(route, json=wrong)
                 assert answer.status_code == 422, (field, route, answer.text)
                 assert "there is no" in answer.text, (field, route, answer.text)
-        for path in ("/v1/jobs", "/v1/files", "/v1/queue"):
-            assert job_id not in stranger.get(path).text
-            assert file_id not in stranger.get(path).text
+        for part in ("jobs", "files", "queue", "models", "pulls", "devices", "usage", "audit", "secrets", "keys"):
+            shown = stranger.get(f"/v1/{part}").text
+            assert not [name for name in (job_id, file_id, *others) if name in shown], (part, shown)
         for path in (f"/v1/jobs?after={job_id}", f"/v1/files?after={file_id}"):
             assert stranger.get(path).status_code == 422
         assert stranger.get("/v1/jobs?owner=owner").json()["data"] == []
