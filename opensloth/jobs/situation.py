@@ -76,24 +76,23 @@ def read_leases(session: Session) -> Leases:
 
 
 def _queue(session: Session) -> list[QueuedJob]:
+    query = select(
+        JobRow.id,
+        JobRow.owner,
+        JobRow.priority,
+        JobRow.queued_at,
+        JobRow.device_count,
+        JobRow.not_before,
+        JobRow.team,
+        JobRow.memory_bytes,
+        JobRow.exclusive,
+        JobRow.expected_s,
+        JobRow.time_limit_s - JobRow.run_s,
+        JobRow.own_rank,
+        JobRow.run_s,
+    ).where(JobRow.state == State.QUEUED.value)
     # The connection itself gives rows of columns in half the session's time, which counts with ten thousand jobs.
-    rows = session.connection().execute(
-        select(
-            JobRow.id,
-            JobRow.owner,
-            JobRow.priority,
-            JobRow.queued_at,
-            JobRow.device_count,
-            JobRow.not_before,
-            JobRow.team,
-            JobRow.memory_bytes,
-            JobRow.exclusive,
-            JobRow.expected_s,
-            JobRow.time_limit_s - JobRow.run_s,
-            JobRow.own_rank,
-            JobRow.run_s,
-        ).where(JobRow.state == State.QUEUED.value)
-    ).all()
+    rows = session.connection().execute(query).all()
     etas = _etas_of_stopped(session)
     return [
         QueuedJob(
