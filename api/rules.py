@@ -26,8 +26,8 @@ PARTS = {
     "rewards": "jobs",
     "secrets": "secrets",
     "teams": "people",
-    "users": "people",
     "usage": "jobs",
+    "users": "people",
 }
 """The part for what follows `/v1/`; None: every key."""
 

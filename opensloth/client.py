@@ -87,12 +87,12 @@ __all__ = [
     "Reward",
     "Secret",
     "Series",
-    "Team",
-    "User",
     "ServerFault",
+    "Team",
     "TransferCorrupt",
     "Unavailable",
     "Unreachable",
+    "User",
 ]
 
 
@@ -148,7 +148,7 @@ class Client:
 
     def gc(self, *, dry_run: bool = False) -> dict[str, Any]:
         """Cleans the server's storage, or says what would go: `count`, `bytes`, `kinds` and `items`. For admins."""
-        return self._transport.json("POST", "/v1/gc", json={"dry_run": dry_run}, idempotent=True)
+        return self._transport.json("POST", "/v1/gc", json={"dry_run": dry_run}, timeout=3600.0)
 
     def close(self) -> None:
         """Closes the connections."""
