@@ -96,3 +96,11 @@ def test_a_secret_of_the_team_is_named_as_one(api, run, monkeypatch):
     assert sent(api, "POST /v1/secrets") == {"name": "hf", "value": "hf_x", "team": "vision"}
     run("secrets", "delete", "hf", "--team", "vision")
     assert dict(api.seen("DELETE /v1/secrets/hf")[-1].url.params) == {"team": "vision"}
+
+
+def test_up_does_not_open_a_server_without_keys_to_others(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENSLOTH_AUTH", "off")
+    done = run("up", "--home", str(tmp_path / "home"), "--host", "0.0.0.0")
+    assert done.code == 1
+    assert "without authentication" in done.err
+    assert not (tmp_path / "home").exists()
