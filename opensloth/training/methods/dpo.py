@@ -6,12 +6,12 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
-from opensloth.datasets.prepare import prepare_dpo, split_rows
-from opensloth.datasets.prepared import Prepared
+from opensloth.datasets.prepare import prepare_dpo
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.pairs import MeanOverPairs
 from opensloth.training.methods.reference import drop_needless_copy, reference_model
+from opensloth.training.methods.splits import prepare_splits
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import dpo_arguments
 
@@ -29,29 +29,22 @@ def create_dpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
     config = resolved.opensloth_config
     dpo = config.dpo_args
     assert dpo is not None
-    train_rows, eval_rows = split_rows(dataset)
-
-    def prepare(rows: Any, split: str) -> Prepared:
-        return prepare_dpo(
-            rows,
-            tokenizer,
-            max_length=dpo.max_length,
-            max_prompt_length=dpo.max_prompt_length,
-            filter_overlength=config.filter_overlength_samples,
-            split=split,
-        )
-
+    splits = prepare_splits(
+        prepare_dpo,
+        dataset,
+        tokenizer,
+        max_length=dpo.max_length,
+        max_prompt_length=dpo.max_prompt_length,
+        filter_overlength=config.filter_overlength_samples,
+    )
     arguments = build_arguments(DPOConfig, dpo_arguments(resolved.training_args, resolved.device, dpo))
-    train = prepare(train_rows, "train")
-    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothDPOTrainer(
         model=model,
         ref_model=reference_model(model, resolved),
         args=arguments,
-        train_dataset=train.dataset,
-        eval_dataset=evaluation.dataset if evaluation else None,
+        **splits.datasets,
         processing_class=tokenizer,
     )
     drop_needless_copy(model)
-    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    trainer.data_counts = splits.counts
     return trainer

@@ -6,7 +6,6 @@ from typing import Any
 
 from trl import GRPOConfig, GRPOTrainer
 
-from opensloth.datasets.prepare import split_rows
 from opensloth.datasets.prepared import Prepared
 from opensloth.datasets.prompts import prepare_grpo
 from opensloth.errors import InvalidDataset
@@ -15,6 +14,7 @@ from opensloth.rewards import RewardPolicy, RewardRunner, as_trl_reward_funcs, b
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.reference import drop_needless_copy
 from opensloth.training.methods.rollouts import Rollouts
+from opensloth.training.methods.splits import prepare_splits
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import grpo_arguments
 
@@ -38,33 +38,26 @@ def create_grpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Reso
         GRPOConfig,
         grpo_arguments(resolved.training_args, resolved.device, grpo, [reward.weight for reward in rewards]),
     )
-    train_rows, eval_rows = split_rows(dataset)
-
-    def prepare(rows: Any, split: str) -> Prepared:
-        return prepare_grpo(
-            rows,
-            tokenizer,
-            rewards,
-            max_prompt_length=grpo.max_prompt_length,
-            filter_overlength=config.filter_overlength_samples,
-            split=split,
-        )
-
-    train = prepare(train_rows, "train")
-    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
-    _enough_prompts(train, arguments.generation_batch_size // grpo.num_generations)
+    splits = prepare_splits(
+        prepare_grpo,
+        dataset,
+        tokenizer,
+        rewards,
+        max_prompt_length=grpo.max_prompt_length,
+        filter_overlength=config.filter_overlength_samples,
+    )
+    _enough_prompts(splits.train, arguments.generation_batch_size // grpo.num_generations)
     runner = RewardRunner(policy)
     trainer = OpenSlothGRPOTrainer(
         model=model,
         reward_funcs=as_trl_reward_funcs(rewards, runner),
         args=arguments,
-        train_dataset=train.dataset,
-        eval_dataset=evaluation.dataset if evaluation else None,
+        **splits.datasets,
         processing_class=tokenizer,
     )
     trainer.rewards, trainer.runner, trainer.longest_prompt = rewards, runner, grpo.max_prompt_length
     drop_needless_copy(model)
-    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    trainer.data_counts = splits.counts
     return trainer
 
 

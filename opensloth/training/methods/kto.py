@@ -6,14 +6,13 @@ from typing import Any
 
 from trl import KTOConfig, KTOTrainer
 
-from opensloth.datasets.prepare import split_rows
-from opensloth.datasets.prepared import Prepared
 from opensloth.datasets.unpaired import balanced_weights, prepare_kto
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.kto_loss import LOSS_TYPES, UnpairedCollator, WholeStepKTO
 from opensloth.training.methods.reference import drop_needless_copy, reference_model
+from opensloth.training.methods.splits import prepare_splits
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import kto_arguments
 
@@ -31,31 +30,24 @@ def create_kto_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
         path = "opensloth_config.kto_args.loss_type"
         message = f"unknown loss {kto.loss_type[:64]!r}, known are {' and '.join(LOSS_TYPES)}"
         raise InvalidInput(f"{path}: {message}", fields=[FieldError(path, message)])
-    train_rows, eval_rows = split_rows(dataset)
-
-    def prepare(rows: Any, split: str) -> Prepared:
-        return prepare_kto(
-            rows,
-            tokenizer,
-            max_length=kto.max_length,
-            max_prompt_length=kto.max_prompt_length,
-            filter_overlength=config.filter_overlength_samples,
-            split=split,
-        )
-
-    train = prepare(train_rows, "train")
-    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
-    weights = balanced_weights(train.dataset["label"], kto.desirable_weight, kto.undesirable_weight)
+    splits = prepare_splits(
+        prepare_kto,
+        dataset,
+        tokenizer,
+        max_length=kto.max_length,
+        max_prompt_length=kto.max_prompt_length,
+        filter_overlength=config.filter_overlength_samples,
+    )
+    weights = balanced_weights(splits.train.dataset["label"], kto.desirable_weight, kto.undesirable_weight)
     arguments = build_arguments(KTOConfig, kto_arguments(resolved.training_args, resolved.device, kto, weights))
     trainer = OpenSlothKTOTrainer(
         model=model,
         ref_model=reference_model(model, resolved),
         args=arguments,
-        train_dataset=train.dataset,
-        eval_dataset=evaluation.dataset if evaluation else None,
+        **splits.datasets,
         processing_class=tokenizer,
         data_collator=UnpairedCollator(tokenizer.pad_token_id),
     )
     drop_needless_copy(model)
-    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    trainer.data_counts = splits.counts
     return trainer

@@ -6,11 +6,11 @@ from typing import Any
 
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from opensloth.datasets.prepare import prepare_dpo, split_rows
-from opensloth.datasets.prepared import Prepared
+from opensloth.datasets.prepare import prepare_dpo
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
 from opensloth.training.methods.orpo_loss import WholeStepORPO
+from opensloth.training.methods.splits import prepare_splits
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import orpo_arguments
 
@@ -24,27 +24,20 @@ def create_orpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Reso
     config = resolved.opensloth_config
     orpo = config.orpo_args
     assert orpo is not None
-    train_rows, eval_rows = split_rows(dataset)
-
-    def prepare(rows: Any, split: str) -> Prepared:
-        return prepare_dpo(
-            rows,
-            tokenizer,
-            max_length=orpo.max_length,
-            max_prompt_length=orpo.max_prompt_length,
-            filter_overlength=config.filter_overlength_samples,
-            split=split,
-        )
-
+    splits = prepare_splits(
+        prepare_dpo,
+        dataset,
+        tokenizer,
+        max_length=orpo.max_length,
+        max_prompt_length=orpo.max_prompt_length,
+        filter_overlength=config.filter_overlength_samples,
+    )
     arguments = build_arguments(ORPOConfig, orpo_arguments(resolved.training_args, resolved.device, orpo))
-    train = prepare(train_rows, "train")
-    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothORPOTrainer(
         model=model,
         args=arguments,
-        train_dataset=train.dataset,
-        eval_dataset=evaluation.dataset if evaluation else None,
+        **splits.datasets,
         processing_class=tokenizer,
     )
-    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    trainer.data_counts = splits.counts
     return trainer

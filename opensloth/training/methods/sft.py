@@ -8,10 +8,10 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from opensloth.datasets.collate import IGNORE, PackedCollator
-from opensloth.datasets.prepare import prepare_sft, split_rows
-from opensloth.datasets.prepared import Prepared
+from opensloth.datasets.prepare import prepare_sft
 from opensloth.resolve import Resolved
 from opensloth.training.methods.arguments import build_arguments
+from opensloth.training.methods.splits import prepare_splits
 from opensloth.training.packing_check import keeps_samples_apart
 from opensloth.training.rank_trainer import RankTrainer
 from opensloth.trl_arguments import sft_arguments
@@ -38,29 +38,22 @@ def create_sft_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
     if packing and not keeps_samples_apart(model):
         logger.warning("this model mixes packed samples; its rows are not packed")
         packing = False
-    train_rows, eval_rows = split_rows(dataset)
-
-    def prepare(rows: Any, split: str) -> Prepared:
-        return prepare_sft(
-            rows,
-            tokenizer,
-            max_length=config.fast_model_args.max_seq_length,
-            loss_on=config.loss_on,
-            filter_overlength=config.filter_overlength_samples,
-            packing=packing,
-            split=split,
-        )
-
+    splits = prepare_splits(
+        prepare_sft,
+        dataset,
+        tokenizer,
+        max_length=config.fast_model_args.max_seq_length,
+        loss_on=config.loss_on,
+        filter_overlength=config.filter_overlength_samples,
+        packing=packing,
+    )
     arguments = build_arguments(SFTConfig, sft_arguments(resolved.training_args, resolved.device))
-    train = prepare(train_rows, "train")
-    evaluation = prepare(eval_rows, "eval") if eval_rows is not None else None
     trainer = OpenSlothSFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=train.dataset,
-        eval_dataset=evaluation.dataset if evaluation else None,
+        **splits.datasets,
         processing_class=tokenizer,
         data_collator=PackedCollator(tokenizer.pad_token_id) if packing else None,
     )
-    trainer.data_counts = [split.counts for split in (train, evaluation) if split is not None]
+    trainer.data_counts = splits.counts
     return trainer
