@@ -22,7 +22,7 @@ from rich.text import Text
 
 from opensloth.cli.exit_codes import INTERRUPTED
 from opensloth.cli.failures import render_error
-from opensloth.cli.formats import duration, number, size, span
+from opensloth.cli.formats import duration, number, size
 from opensloth.cli.live import curve
 from opensloth.cli.models import pull_over_http
 from opensloth.cli.output import is_unicode, symbol
@@ -75,14 +75,14 @@ def train(client: Client, file: str, overrides: list[str]) -> Job:
     upload_datasets(client, source, quiet=True)
     job = submit_or_find(client, source.spec)
     if job.ended:
-        done("trained already", f"{job.id}, in {duration(span(job.started_at, job.ended_at))}")
+        done("trained already", f"{job.id}, in {duration(job.run_s)}")
         return job
     console.print(f"  In another terminal too: opensloth watch {job.id}", style="dim", soft_wrap=True)
     job = watch_job(client, job, console=console)
     if job.state != "succeeded":
         tell_failure(job)
         raise SystemExit(1)
-    done("trained", f"{job.id}, in {duration(span(job.started_at, job.ended_at))}")
+    done("trained", f"{job.id}, in {duration(job.run_s)}")
     return job
 
 

@@ -89,12 +89,6 @@ def moment(text: str | float | int | None, now: datetime | None = None) -> str:
     return local.strftime("%H:%M" if local.date() == today.date() else "%a %H:%M")
 
 
-def span(start: str | None, end: str | None) -> float | None:
-    """Seconds between two of a job's times, None if either is missing."""
-    first, last = parse_time(start), parse_time(end)
-    return (last - first).total_seconds() if first and last else None
-
-
 def short(text: str, width: int) -> str:
     """The text in at most `width` characters."""
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from opensloth.cli import exit_codes
-from opensloth.cli.formats import ago, duration, number, short, span
+from opensloth.cli.formats import ago, duration, number, short
 from opensloth.cli.output import Json, out, print_json, print_json_line, say, table
 from opensloth.cli.references import job_id
 from opensloth.cli.show import render_job
@@ -120,4 +120,4 @@ def _loss(job: Job) -> str:
 
 
 def _took(job: Job) -> str:
-    return duration(span(job.started_at, job.ended_at))
+    return duration(job.run_s or None)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from opensloth.cli.formats import ago, duration, moment, number, size, span
+from opensloth.cli.formats import ago, duration, moment, number, size
 from opensloth.cli.watching import tell_failure
 from opensloth.client import Job
 
@@ -59,9 +59,8 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     if job.owner:
         yield "owner", job.owner
     yield "submitted", ago(job.created_at)
-    took = span(job.started_at, job.ended_at)
-    if took is not None:
-        yield "took", duration(took)
+    if job.run_s:
+        yield "took", duration(job.run_s)
     for name, value in (job.metadata or {}).items():
         yield f"metadata {name}", value
     for split, counts in (job.data or {}).items():

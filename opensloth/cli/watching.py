@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from opensloth.cli import exit_codes
-from opensloth.cli.formats import duration, number, size, span
+from opensloth.cli.formats import duration, number, size
 from opensloth.cli.live import view_for
 from opensloth.cli.output import err, out, print_json_line, say, symbol
 from opensloth.cli.progress import JobProgress
@@ -66,8 +66,7 @@ def left_running(job_id: str) -> typer.Exit:
 def tell_outcome(job: Job, console: Console | None = None) -> None:
     """Says how a job ended, and what can be done with it."""
     console = console or out()
-    took = span(job.started_at, job.ended_at)
-    in_time = f" in {duration(took)}" if took is not None else ""
+    in_time = f" in {duration(job.run_s)}" if job.run_s else ""
     if job.state == "succeeded":
         console.print(Text(f"{symbol('ok')} {job.id} succeeded{in_time}{_final(job)}", style="green"), soft_wrap=True)
         _tell_result(console, job)

@@ -101,6 +101,7 @@ class JobView(BaseModel):
     queued_at: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    run_s: float = Field(0.0, description="Seconds on devices, in attempts that have ended.")
 
     @classmethod
     def of(cls, row: JobRow, depends_on: Sequence[str] = (), devices: Sequence[str] = ()) -> JobView:
@@ -136,6 +137,7 @@ class JobView(BaseModel):
             queued_at=_time(row.queued_at),
             started_at=_time(row.started_at),
             ended_at=_time(row.ended_at),
+            run_s=round(row.run_s, 3),
         )
 
 

@@ -112,6 +112,7 @@ class Job(Shape):
     queued_at: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    run_s: float | None = None
     result: Result | None = None
     error: JobError | None = None
     metadata: dict[str, str] | None = None
