@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from worker.descendants import kill_descendants
 from worker.processes import Ranks
 
 MODULE = "worker.command_main"
+JOB_VARIABLE = "OPENSLOTH_JOB_ID"
 _NAMES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "CUDA_HOME", "CUDA_PATH")
 """What the guard itself needs to run; no secret is among them, for whoever has its account could read them."""
 
 
+@dataclass
 class GuardedCommand(Ranks):
     """The guard in the place of the ranks of a trainer."""
 
+    job_id: str = ""
+
     @classmethod
-    def start(cls, run_dir: Path) -> GuardedCommand:
+    def start(cls, job_id: str, run_dir: Path) -> GuardedCommand:
         """Start the guard of the command in `run_dir`; its output goes to `trainer.log`."""
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        made = cls(heartbeat=write_end)
+        made = cls(heartbeat=write_end, job_id=job_id)
         kept = {name: os.environ[name] for name in _NAMES if name in os.environ}
         try:
             with (run_dir / "trainer.log").open("ab") as output:
@@ -52,3 +61,15 @@ class GuardedCommand(Ranks):
             if process.poll() is None:
                 kill_descendants(process.pid)
         super().kill()
+        # Nothing is left, unless somebody killed the guard first.
+        for left in _of_job(self.job_id):
+            with contextlib.suppress(psutil.Error):
+                left.kill()
+
+
+def _of_job(job_id: str) -> Iterator[psutil.Process]:
+    """The live processes that have the job's id in the environment that they were started with."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(JOB_VARIABLE) == job_id:
+                yield process

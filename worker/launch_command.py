@@ -13,6 +13,7 @@ from opensloth.devices.inventory import FoundDevice
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.command_spec import CommandSpec, load_command_spec
 from opensloth.services import Services
+from worker.command_process import JOB_VARIABLE
 from worker.command_run import CommandRun
 from worker.launch import CannotStart, device_environment, run_folder
 
@@ -92,7 +93,7 @@ def _environment(
         "SHELL": account.pw_shell or "/bin/sh",
         "PATH": PATH,
         "PYTHONUNBUFFERED": "1",
-        "OPENSLOTH_JOB_ID": job_id,
         **spec.environment,
+        JOB_VARIABLE: job_id,
         "CUDA_VISIBLE_DEVICES": device_environment(devices, 1, 1)["CUDA_VISIBLE_DEVICES"],
     }

@@ -153,7 +153,7 @@ class Supervisor(threading.Thread):
     def _spawn(self, run: RunSpec | ExportRun | CommandRun) -> Ranks:
         """Start what the attempt runs."""
         if isinstance(run, CommandRun):
-            return GuardedCommand.start(self._run_dir)
+            return GuardedCommand.start(self.job_id, self._run_dir)
         settings, job = self._services.settings, self._placed.job
         environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
         module = settings.exporter_module if job.kind == "export" else settings.trainer_module

@@ -14,7 +14,10 @@ def shortage(storage: Storage, home: Path, least: int) -> str | None:
     for name, folder in (("the storage", storage.folder), ("OPENSLOTH_HOME", home.expanduser())):
         if folder is None or not folder.exists():
             continue
-        free = shutil.disk_usage(folder).free
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
         if free < least:
             return f"{name} has {free / 2**30:.2f} GiB free, and {least / 2**30:.2f} GiB are kept free"
     return None

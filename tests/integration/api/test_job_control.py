@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
+from opensloth.accounts.rows import UserRow
+from opensloth.devices.inventory import FoundDevice
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.storage import space
 from tests.support.jobs import ADMIN, submit
@@ -135,3 +137,20 @@ def test_with_a_short_disk_submissions_and_uploads_are_answered_507(admin, servi
     assert (upload.status_code, upload.json()["code"]) == (507, "insufficient_storage")
     ready = admin.get("/readyz")
     assert (ready.status_code, ready.json()["parts"]["disk"]) == (200, "short")
+
+
+def test_a_command_is_leased_over_http_where_a_host_and_an_account_allow_it(admin, member, services):
+    body = {"command": ["python", "mine.py"], "time_limit": "2h"}
+    refused = admin.post("/v1/leases", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "leases_off")
+    services.devices.register("box", [FoundDevice("box:cpu0", "cpu", 0, "CPU slot", 2**30)], leases=True)
+    with services.database.write() as session:
+        session.execute(update(UserRow).where(UserRow.name == "admin").values(account="ann"))
+    made = admin.post("/v1/leases", json=body)
+    assert made.status_code == 201, made.text
+    assert made.headers["location"] == f"/v1/jobs/{made.json()['id']}"
+    assert (made.json()["kind"], made.json()["spec"]) == ("command", body)
+    assert admin.get(f"/v1/jobs/{made.json()['id']}/script").status_code == 409
+    assert member.post("/v1/leases", json=body).json()["code"] == "no_account"
+    wrong = admin.post("/v1/leases", json={**body, "command": "python mine.py"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["path"]) == (422, "command")

@@ -35,19 +35,19 @@ def test_a_paused_job_gives_its_device_back_and_goes_on_where_it_was(
         second = submit(services, "steps=4000 step_s=0.05")
         wait_for_step(services, first, 3)
         services.control.pause(first, ADMIN)
-        paused = wait_for_state(services, first, "paused")
+        paused = wait_for_state(services, first, "paused", timeout=90)
         assert (paused.reason, paused.devices != []) == ("paused", True)
         assert trainers_of(first) == []
         (checkpoint,) = services.jobs.checkpoints(first, ADMIN)
         wait_for_step(services, second, 2)
         assert services.control.resume(first, ADMIN).state == "queued"
         services.control.cancel(second, ADMIN, save=False)
-        assert wait_for_state(services, second, "cancelled").reason == "cancelled"
+        assert wait_for_state(services, second, "cancelled", timeout=90).reason == "cancelled"
         assert services.jobs.checkpoints(second, ADMIN) == []
         wait_for_step(services, first, checkpoint.step + 2)
         assert services.jobs.get(first, ADMIN).attempt == 2
         services.control.cancel(first, ADMIN, save=False)
-        wait_for_state(services, first, "cancelled")
+        wait_for_state(services, first, "cancelled", timeout=90)
         (series,) = services.jobs.metrics(first, ADMIN, ["loss"])
         steps = [point["step"] for point in series["points"]]
         assert steps == list(range(1, len(steps) + 1))

@@ -47,7 +47,7 @@ def wait_for_leases(services: Services) -> None:
             host = session.get(HostRow, "box")
         return host is not None and bool(host.facts.get("leases"))
 
-    wait_for(ready)
+    wait_for(ready, 120)
 
 
 def map_account(services: Services, account: str | None) -> None:
@@ -72,7 +72,7 @@ def log_of(services: Services, job_id: str) -> str:
 
 
 def outcome(services: Services, job_id: str) -> JobView:
-    return wait_for_state(services, job_id, "succeeded", "failed", "cancelled", timeout=60)
+    return wait_for_state(services, job_id, "succeeded", "failed", "cancelled", timeout=120)
 
 
 def marked(marker: str) -> list[psutil.Process]:
@@ -146,14 +146,23 @@ def test_whatever_a_command_started_ends_with_it(services: Services, worker: Wor
     for save in (True, False):
         marker = f"cancelled-{save}-{tmp_path.name}"
         job_id = lease(services, "/bin/sh", "-c", DAEMON.format(marker=marker, after="sleep 1000; :"), marker)
-        wait_for_state(services, job_id, "running")
-        wait_for(lambda marker=marker: len(marked(marker)) >= 2)
+        wait_for_state(services, job_id, "running", timeout=90)
+        wait_for(lambda marker=marker: len(marked(marker)) >= 2, 90)
         services.control.cancel(job_id, ADMIN, save=save)
         assert outcome(services, job_id).state == "cancelled"
         assert marked(marker) == []
+    marker = f"guard-{tmp_path.name}"
+    job_id = lease(services, "/bin/sh", "-c", DAEMON.format(marker=marker, after="sleep 1000; :"), marker)
+    wait_for(lambda: len(marked(marker)) >= 2, 90)
+    guard = next(process.parent() for process in marked(marker) if process.parent())
+    assert guard is not None
+    assert "worker.command_main" in guard.cmdline()
+    guard.kill()
+    assert outcome(services, job_id).reason == "trainer_killed"
+    assert marked(marker) == []
     marker = f"deaf-{tmp_path.name}"
     job_id = lease(services, "/bin/sh", "-c", DEAF_AND_FORKING, marker)
-    wait_for_state(services, job_id, "running")
+    wait_for_state(services, job_id, "running", timeout=90)
     services.control.cancel(job_id, ADMIN)
     assert outcome(services, job_id).state == "cancelled"
     assert marked(marker) == []
@@ -164,10 +173,10 @@ def test_a_killed_worker_takes_a_command_and_its_daemons_along(
 ) -> None:
     marker = f"orphan-{tmp_path.name}"
     job_id = lease(services, "/bin/sh", "-c", DAEMON.format(marker=marker, after="sleep 1000; :"), marker)
-    wait_for_state(services, job_id, "running")
-    wait_for(lambda: len(marked(marker)) >= 2)
+    wait_for_state(services, job_id, "running", timeout=90)
+    wait_for(lambda: len(marked(marker)) >= 2, 90)
     worker.kill(signal.SIGKILL)
-    wait_for(lambda: not marked(marker))
+    wait_for(lambda: not marked(marker), 90)
     worker.start()
     job = outcome(services, job_id)
     assert (job.state, job.reason, job.attempt) == ("failed", "host_lost", 1)
@@ -180,7 +189,7 @@ def test_limits_and_a_drain_end_a_command_and_nothing_pauses_it(services: Servic
         job = outcome(services, job_id)
         assert (job.state, job.reason) == ("failed", reason)
     job_id = shell(services, "sleep 1000")
-    wait_for_state(services, job_id, "running")
+    wait_for_state(services, job_id, "running", timeout=90)
     with pytest.raises(Conflict, match="saves nothing"):
         services.control.pause(job_id, ADMIN)
     worker.stop()
