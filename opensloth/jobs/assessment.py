@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -17,7 +18,7 @@ from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.inputs import Foreseen
 from opensloth.jobs.model_shapes import ModelShapes
 from opensloth.jobs.requirements import KNOWN_METHODS, Requirement, estimates, key_of, requirement, steps_of
-from opensloth.jobs.row_lengths import RowLengthReader
+from opensloth.jobs.row_lengths import RowLengthReader, longest_of
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.unplaceable import beyond_box, unplaceable
@@ -86,19 +87,21 @@ class Assessor:
         """The needs of a job on each of its devices."""
         resolved, choice = foreseen.resolved, foreseen.choice
         devices = max(1, spec.resources.gpus)
-        dataset = session.get(FileRow, spec.dataset) if spec.dataset else None
+        dataset = session.get(FileRow, spec.dataset)
+        evaluation = session.get(FileRow, spec.eval_dataset) if spec.eval_dataset is not None else None
+        lengths = [self._lengths.of(file) for file in (dataset, evaluation) if file is not None]
         check = stored_check(session, dataset.sha256) if dataset is not None else None
         model = self.models.of(choice.storage_key) if choice.storage_key is not None else None
         need = requirement(
             resolved,
-            self._lengths.of(dataset) if dataset is not None else None,
+            longest_of(lengths) if dataset is not None else None,
             devices=devices,
             from_adapter=choice.adapter_lora is not None,
             vocabulary=model.vocab if model else 0,
         )
         note = _why_unknown(resolved, choice, model)
         most, least = estimates(model, need) if model is not None and note is None else (None, None)
-        shape = key_of(resolved, need, choice.base_id, model, dataset.sha256 if dataset else None)
+        shape = key_of(resolved, need, choice.base_id, model, _data_of(spec, dataset, evaluation))
         measured = known(session, shape)
         return Assessment(
             resolved=resolved,
@@ -186,6 +189,12 @@ def require_room(found: Assessment, room: int) -> None:
     ran = found.measured is not None and found.measured.peak_bytes is not None
     if found.model is not None and found.least is not None and found.least.total > room and not ran:
         raise unplaceable(found.model, found.need.most, found.least, room)
+
+
+def _data_of(spec: JobSpec, *files: FileRow | None) -> str:
+    """What tells the job's data apart: their contents, or the names of those that are still to come."""
+    names = [file.sha256 for file in files if file is not None] or [str(spec.dataset), str(spec.eval_dataset)]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _why_unknown(resolved: Resolved, choice: ModelChoice, model: ModelShape | None) -> str | None:

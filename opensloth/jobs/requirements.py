@@ -84,8 +84,8 @@ def bits_of(resolved: Resolved) -> int:
     return 4 if fast.load_in_4bit else 8 if fast.load_in_8bit else 16
 
 
-def key_of(resolved: Resolved, need: Requirement, base_id: str, shape: ModelShape | None, sha256: str | None) -> str:
-    """The job's shape: what it has in common with jobs of the same memory and speed."""
+def key_of(resolved: Resolved, need: Requirement, base_id: str, shape: ModelShape | None, data: str) -> str:
+    """The job's shape: what it has in common with jobs of the same memory and speed; `data` is a digest of its rows."""
     config, args, lora = resolved.opensloth_config, resolved.training_args, resolved.opensloth_config.lora_args
     most = need.most
     adapter = "full"
@@ -108,7 +108,7 @@ def key_of(resolved: Resolved, need: Requirement, base_id: str, shape: ModelShap
         batch=args.per_device_train_batch_size,
         passes=args.gradient_accumulation_steps,
         world_size=most.devices,
-        data=(sha256 or "?")[:12] if need.rows_decide else "full",
+        data=data[:16] if need.rows_decide else "full",
     )
 
 

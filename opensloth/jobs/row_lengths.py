@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opensloth.datasets.compression import compression_of
@@ -40,6 +41,13 @@ class RowLengths:
     def fill(self, tokens: int) -> bool:
         """Whether all rows together have at least so many tokens for certain."""
         return self.total_bytes // _BYTES_A_TOKEN >= tokens
+
+
+def longest_of(files: Sequence[RowLengths]) -> RowLengths:
+    """What holds for the rows of several files; the first one is trained on."""
+    known = [file.longest_bytes for file in files]
+    longest = None if None in known else max(size for size in known if size is not None)
+    return RowLengths(files[0].total_bytes, longest)
 
 
 class RowLengthReader:

@@ -260,3 +260,15 @@ def test_an_export_of_a_result_is_given_what_its_model_takes(services: Services)
         assert row.expected_s == 70.0
         assert row.memory_bytes is not None
         assert 2 * GIB < row.memory_bytes < 4 * GIB
+
+
+def test_rows_of_the_evaluation_count_too(services: Services) -> None:
+    add_host(services, 80)
+    add_shape(services)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes " * 4000}]
+    short = {**spec_of(services), "dataset": add_file(services)}
+    alone = estimated(services, short)
+    evaluated = estimated(services, {**short, "eval_dataset": add_file(services, [{"messages": chat}])})
+    assert alone.assumed is not None
+    assert evaluated.assumed is not None
+    assert alone.assumed.tokens < evaluated.assumed.tokens == 2048
