@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opensloth.storage import Storage, StorageCorrupt
-from opensloth.storage.store import ASIDE, MANIFEST
+from opensloth.storage.store import ASIDE, MANIFEST, Usage
 
 
 @pytest.fixture(params=["directory", "memory"])
@@ -119,3 +119,32 @@ def test_the_manifest_lists_sizes_and_hashes(tmp_path: Path) -> None:
     (entry,) = json.loads((tmp_path / "store/k" / MANIFEST).read_text())["files"]
     assert entry["bytes"] == 3
     assert entry["sha256"].startswith("ba7816bf")
+
+
+def test_usage_counts_bytes_and_knows_the_newest(storage: Storage, tmp_path: Path) -> None:
+    began = time.time() - 2
+    storage.put_tree(make_tree(tmp_path / "a", one="x" * 10, sub__two="y" * 20), "jobs/1/artifacts")
+    storage.append("jobs/1/logs/attempt-1.log", b"12345")
+    whole = storage.usage("jobs/1")
+    assert whole.bytes == 35 + storage.size("jobs/1/artifacts/MANIFEST.json")
+    assert began < whole.newest < time.time() + 2
+    assert storage.usage("jobs/1/logs").bytes == storage.usage("jobs/1/logs/attempt-1.log").bytes == 5
+    assert storage.usage("jobs/2") == Usage(0, 0.0)
+
+
+def test_two_processes_that_delete_one_tree_at_once_both_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    storage.put_tree(make_tree(tmp_path / "a", one="x"), "jobs/1")
+    real = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", real)
+        storage.delete("jobs/1")  # the other one is first
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    storage.delete("jobs/1")
+    assert not storage.exists("jobs/1")
+    assert storage.list_keys(".aside") == []
