@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sqlalchemy import delete, func, select, update
@@ -13,6 +13,7 @@ from opensloth.devices.shapes import learn
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import EventStore
+from opensloth.jobs.blame import LOST, in_a_row, suspects
 from opensloth.jobs.progress import RecordSink
 from opensloth.jobs.reasons import Reason, reason
 from opensloth.jobs.retry_policy import History, decide
@@ -23,6 +24,8 @@ from opensloth.models.registry import add_result
 from opensloth.settings import Settings
 
 _LIVE = [state.value for state in LIVE]
+APART_LEASES = 5
+"""So many leases lie between the starts of jobs of which one takes workers down."""
 
 
 @dataclass(frozen=True)
@@ -291,8 +294,9 @@ class AttemptService:
         transition(session, self._events, row.id, target, reason=code, values=values)
 
     def _retry_or_fail(self, session: Session, row: JobRow, end: End) -> None:
-        history = History(row.retries, row.max_retries, self._in_a_row(session, row, end.code))
-        decision = decide(end.code, history, self._settings.retry_backoff_s, charged=end.charged)
+        history, settings = self._history(session, row, end.code), self._settings
+        apart_s = APART_LEASES * settings.lease_s
+        decision = decide(end.code, history, settings.retry_backoff_s, charged=end.charged, apart_s=apart_s)
         why = decision.reason
         values: dict[str, Any] = {}
         if end.code == "checkpoint_error":
@@ -312,15 +316,13 @@ class AttemptService:
         transition(session, self._events, row.id, State.QUEUED, reason=why.code, message=again, values=values)
 
     @staticmethod
-    def _in_a_row(session: Session, row: JobRow, outcome: str) -> int:
-        """How many attempts ended so, the present one with them, since the newest checkpoint was made."""
-        newest = session.scalar(select(func.max(CheckpointRow.attempt)).where(CheckpointRow.job_id == row.id)) or 0
-        if newest == row.attempt:
-            return 0  # it has made one itself
-        earlier = select(func.count()).where(
-            AttemptRow.job_id == row.id, AttemptRow.outcome == outcome, AttemptRow.attempt > newest
-        )
-        return (session.scalar(earlier) or 0) + 1
+    def _history(session: Session, row: JobRow, code: str) -> History:
+        history = History(row.retries, row.max_retries, in_a_row(session, row, code))
+        limit = reason(code).limit
+        if code != LOST or limit is None or history.in_a_row < limit:
+            return history
+        order = suspects(session, row)
+        return replace(history, suspects=len(order), place=order.index(row.id))
 
     @staticmethod
     def _forget_newest_checkpoint(session: Session, job_id: str) -> None:

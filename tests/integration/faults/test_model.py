@@ -71,6 +71,12 @@ class Job:
     retries: int = 0
     losses: int = 0
     """Hosts lost since the newest checkpoint."""
+    lost_on: str | None = None
+    """The host that its latest attempt was lost with."""
+    explained: bool = False
+    """A job was given up on its host during its latest attempt."""
+    saves: bool = False
+    """Its latest attempt has made a checkpoint."""
     saved: int = 0
     """The step of the newest checkpoint."""
     offset: dict[int, int] = field(default_factory=dict)
@@ -85,21 +91,32 @@ class Job:
         if state not in LIVE_STATES:
             self.host, self.intent, self.taken_up, self.expired = None, None, False, False
 
-    def lost(self, code: str) -> None:
-        """The attempt ended without a verdict of its trainer."""
+    def lost(self, code: str, others: list[Job]) -> None:
+        """The attempt ended without a verdict of its trainer; `others` are all jobs."""
         if self.state == "stopping":
             assert self.intent is not None
             self.move(*STOPPED_AS[self.intent])
             return
-        self.losses += code == "host_lost"
-        if code == "host_lost" and self.losses == 3:
+        if code != "host_lost":
+            self.move("queued", code)
+            return
+        there = [job for job in others if job.state not in OVER and self.host in (job.host, job.lost_on)]
+        as_often = [job for job in there if job.suspicion() >= self.suspicion()]
+        if self.suspicion() >= 3 and as_often == [self] and not self.explained:
+            for job in there:
+                job.explained = job.host is not None
             self.move("failed", "worker_killed")
         else:
+            self.losses, self.lost_on = self.suspicion(), self.host
             self.move("queued", code)
+
+    def suspicion(self) -> int:
+        """Hosts that it lost, or is about to lose, without a checkpoint."""
+        return self.losses + (self.taken_up and not self.saves)
 
     def failed(self, code: str, retryable: bool) -> None:
         if self.state == "stopping":
-            self.lost(code)
+            self.lost(code, [])
             return
         self.retries += 1
         again = retryable and self.retries <= self.max_retries
@@ -211,7 +228,7 @@ class World(RuleBasedStateMachine):
             if job.state == "queued" and row.state == "starting":
                 job.attempt += 1
                 job.move("starting")
-                job.host = row.host_id
+                job.host, job.lost_on, job.explained, job.saves = row.host_id, None, False, False
             elif job.state in ("starting", "running") and row.state == "stopping":
                 assert row.stop_intent == "preempt"
                 job.move("stopping", row.reason)
@@ -231,6 +248,7 @@ class World(RuleBasedStateMachine):
         for job in waiting:
             job.taken_up = True
             self.held[job.id, job.attempt] = host
+            self.attempts.started_processes(job.id, job.attempt, [{"pid": 1, "started": 0.0}])
 
     def _holding(self, data: st.DataObject) -> tuple[Job, int, bool]:
         """A job, an attempt that some worker believes in, and whether it is right."""
@@ -269,7 +287,7 @@ class World(RuleBasedStateMachine):
             if start == 0 and job.state == "starting":
                 job.move("running")
             if saves:
-                job.saved, job.losses = steps[-1], 0
+                job.saved, job.losses, job.saves = steps[-1], 0, True
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), repeats=st.integers(1, 2), kind=st.sampled_from(["succeeded", "stopped", "nan", "killed"]))
@@ -290,7 +308,7 @@ class World(RuleBasedStateMachine):
         if kind == "succeeded":
             job.move("succeeded")
         elif kind == "stopped":
-            job.lost("drained")
+            job.lost("drained", [])
         else:
             job.failed("nan_loss" if kind == "nan" else "trainer_killed", kind == "killed")
         assert answers == [job.state] + [None] * (repeats - 1)
@@ -320,7 +338,7 @@ class World(RuleBasedStateMachine):
         found = [job_id for _ in range(reapers) for job_id in self.attempts.reap()]
         assert sorted(found) == sorted(job.id for job in lost)
         for job in lost:
-            job.lost("host_lost" if job.taken_up else "not_taken_up")
+            job.lost("host_lost" if job.taken_up else "not_taken_up", self.jobs)
             self._settle(job)
 
     @rule(host=st.sampled_from(HOSTS))
@@ -331,8 +349,17 @@ class World(RuleBasedStateMachine):
         assert left == {job.id: job.attempt for job in mine}
         for job in mine:
             assert self.attempts.end(job.id, job.attempt, End("lost", "host_lost")) is not None
-            job.lost("host_lost")
+            job.lost("host_lost", self.jobs)
             self._settle(job)
+
+    @rule(host=st.sampled_from(HOSTS), times=st.integers(2, 4))
+    def worker_dies_again_and_again(self, host: str, times: int) -> None:
+        """Some job takes it down, or somebody kills it."""
+        for _ in range(times):
+            self.plan(1)
+            self.take_up(host)
+            self.worker_starts_anew(host)
+            self.database_is_as_the_model_says()
 
     # What must hold
 

@@ -96,7 +96,9 @@ def test_after_its_lease_an_attempt_is_lost_and_all_its_writes_are_refused(
 
 def lose_host(services: Services, attempts: AttemptService, job_id: str) -> str:
     """The host of a job's attempt is lost; the next attempt begins if there is one. Returns the reason."""
-    attempts.end(job_id, services.jobs.get(job_id, ADMIN).attempt, End("lost", "host_lost"))
+    attempt = services.jobs.get(job_id, ADMIN).attempt
+    attempts.started_processes(job_id, attempt, [{"pid": 1, "started": 0.0}])
+    attempts.end(job_id, attempt, End("lost", "host_lost"))
     ended = services.jobs.get(job_id, ADMIN)
     if ended.state == "queued":
         args = (services.database, services.events, services.publisher, services.settings)
@@ -110,6 +112,15 @@ def test_a_job_that_loses_three_hosts_fails(services: Services, attempts: Attemp
     assert [lose_host(services, attempts, job_id) for _ in range(3)] == ["host_lost", "host_lost", "worker_killed"]
     job = services.jobs.get(job_id, ADMIN)
     assert (job.state, job.attempt) == ("failed", 3)
+
+
+def test_a_job_that_had_no_process_there_took_no_host_down(services: Services, attempts: AttemptService) -> None:
+    job_id = place(services, attempts)
+    args = (services.database, services.events, services.publisher, services.settings)
+    for number in range(1, 6):
+        attempts.end(job_id, number, End("lost", "host_lost"))
+        wait_for(lambda: services.devices.beat("box", {}) and plan_round(*args))
+    assert services.jobs.get(job_id, ADMIN).attempt == 6
 
 
 def test_a_job_that_gets_on_between_may_lose_any_number_of_hosts(services: Services, attempts: AttemptService) -> None:

@@ -33,6 +33,15 @@ def test_a_job_that_takes_worker_after_worker_down_is_given_up() -> None:
     assert (found[3].reason.code, found[3].retry) == ("worker_killed", False)
 
 
+def test_while_several_may_be_to_blame_they_are_set_apart() -> None:
+    found = [decide("host_lost", History(0, 2, 3, suspects=3, place=place), 5.0, apart_s=150.0) for place in range(3)]
+    assert [(one.reason.code, one.retry, one.wait_s) for one in found] == [
+        ("host_lost", True, 0.0),
+        ("host_lost", True, 150.0),
+        ("host_lost", True, 300.0),
+    ]
+
+
 def test_a_lack_of_memory_that_others_are_blamed_for_again_and_again_is_charged() -> None:
     assert decide("crowded_out", History(0, 2, 3), 5.0).retries == 1
     assert not decide("crowded_out", History(2, 2, 3), 5.0).retry
