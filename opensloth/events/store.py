@@ -40,7 +40,16 @@ class EventStore:
         if last is None:
             last = len(records)
             session.execute(insert(EventCounterRow).values(job_id=job_id, last_seq=last))
-        now = session.scalar(select(db_now())) or 0.0
+        return self._insert(session, job_id, attempt, records, last, session.scalar(select(db_now())) or 0.0)
+
+    def begin(self, session: Session, job_id: str, record: Record, now: float) -> None:
+        """`append` of the first event of a new job, which has no number yet."""
+        session.execute(insert(EventCounterRow).values(job_id=job_id, last_seq=1))
+        self._insert(session, job_id, 0, [record], 1, now)
+
+    def _insert(
+        self, session: Session, job_id: str, attempt: int, records: Sequence[Record], last: int, now: float
+    ) -> int:
         rows = [_row(job_id, last - len(records) + 1 + n, attempt, record, now) for n, record in enumerate(records)]
         session.execute(insert(EventRow), rows)
         views = [_view(row) for row in rows]

@@ -105,7 +105,7 @@ def _require(
     """Raise InvalidInput unless the file serves the job's method, form and rewards."""
     config = spec.opensloth_config
     row = files.require_for_training(session, file_id, config.training_type, name, caller, config.dataset_form)
-    columns = files.columns(session, row)
+    columns = files.columns(session, row) if bound else None
     missing = [] if columns is None else [error for one in bound for error in one.missing_columns(columns, REWARDS)]
     if missing:
         text = f"{row.filename} ({file_id}) lacks what the rewards read: {missing[0].message}"

@@ -51,7 +51,7 @@ class ExportService:
         if spec.priority == "urgent" and not caller.is_admin:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
-        def insert(session: Session, job_id: str) -> None:
+        def insert(session: Session, job_id: str) -> JobRow:
             source = self._source(session, source_id, spec, caller)
             if spec.push_to_hub is not None:
                 self._secrets.require(session, caller.owner, spec.push_to_hub.secret, "push_to_hub.secret")
@@ -77,6 +77,7 @@ class ExportService:
             self._jobs.add(session, row, depends_on, caller)
             if retry is not None:
                 retry.apply(session, job_id)
+            return row
 
         return self._jobs.accept(insert, digest, caller, idempotency_key)
 

@@ -41,7 +41,7 @@ class LeaseService:
         if spec.priority == "urgent" and not caller.is_admin:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
-        def insert(session: Session, job_id: str) -> None:
+        def insert(session: Session, job_id: str) -> JobRow:
             _require_host(session, spec)
             _require_account(session, caller)
             row = JobRow(
@@ -63,6 +63,7 @@ class LeaseService:
             self._jobs.add(session, row, [], caller)
             if retry is not None:
                 retry.apply(session, job_id)
+            return row
 
         return self._jobs.accept(insert, digest, caller, idempotency_key)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
-
 from opensloth.accounts.rows import TeamRow, UserRow
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.rows import JobRow
 
 
-def require_allowed(session: Session, row: JobRow) -> None:
+def require_allowed(row: JobRow, user: UserRow | None, team: TeamRow | None) -> None:
     """Raise InvalidInput where a new job asks for more devices than its user or team may ever hold at once."""
-    for account, whose in ((session.get(UserRow, row.owner), "you"), (session.get(TeamRow, row.team), "your team")):
+    for account, whose in ((user, "you"), (team, "your team")):
         most = account.max_devices if account else None
         if most is not None and row.device_count > most:
             message = f"{whose} may hold {most} device{'s' * (most != 1)} at once, and the job asks for "

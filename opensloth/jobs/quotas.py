@@ -36,9 +36,9 @@ class Held:
     """In this calendar month (UTC), what runs included."""
 
 
-def require_room(session: Session, owner: str, team: str) -> None:
+def require_room(session: Session, user: UserRow | None, team: TeamRow | None) -> None:
     """Raise QuotaExceeded where a new job's user or team has as many waiting, or as much stored, as it may."""
-    for kind, name, limits in _limited(session, owner, team):
+    for kind, name, limits in _limited(session, user, team):
         if limits.max_queued is not None and queued(session, kind, name) >= limits.max_queued:
             raise QuotaExceeded(
                 f"the {kind} {name} may have {limits.max_queued} jobs waiting, and has as many",
@@ -49,7 +49,8 @@ def require_room(session: Session, owner: str, team: str) -> None:
 
 def require_bytes(session: Session, caller: Caller, more: int) -> None:
     """Raise QuotaExceeded where `more` bytes would be beyond what the caller or the team may store."""
-    for kind, name, limits in _limited(session, caller.owner, caller.team):
+    user, team = session.get(UserRow, caller.owner), session.get(TeamRow, caller.team)
+    for kind, name, limits in _limited(session, user, team):
         _require_bytes(session, kind, name, limits.max_bytes, more)
 
 
@@ -101,14 +102,13 @@ def belongings(session: Session, kind: Kind, name: str) -> str | None:
     return None
 
 
-def _limited(session: Session, owner: str, team: str) -> list[tuple[Kind, str, UserRow | TeamRow]]:
+def _limited(session: Session, user: UserRow | None, team: TeamRow | None) -> list[tuple[Kind, str, UserRow | TeamRow]]:
     """The user and the team, each only where it has a limit, and locked then: no two take the last place at once."""
     found: list[tuple[Kind, str, UserRow | TeamRow]] = []
-    user, its_team = session.get(UserRow, owner), session.get(TeamRow, team)
     if user is not None and (user.max_queued is not None or user.max_bytes is not None):
-        found.append(("user", owner, session.get_one(UserRow, owner, with_for_update=True)))
-    if its_team is not None and (its_team.max_queued is not None or its_team.max_bytes is not None):
-        found.append(("team", team, session.get_one(TeamRow, team, with_for_update=True)))
+        found.append(("user", user.name, session.get_one(UserRow, user.name, with_for_update=True)))
+    if team is not None and (team.max_queued is not None or team.max_bytes is not None):
+        found.append(("team", team.name, session.get_one(TeamRow, team.name, with_for_update=True)))
     return found
 
 

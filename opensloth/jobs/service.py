@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
+from opensloth.accounts.rows import TeamRow, UserRow
 from opensloth.database import Database, after_commit, db_now
 from opensloth.datasets.pulls import PullService
 from opensloth.datasets.service import FileService
@@ -38,7 +39,7 @@ from opensloth.rewards import RewardPolicy
 
 Views = list[JobView]
 Checkpoints = list[CheckpointView]
-Insert = Callable[[Session, str], None]
+Insert = Callable[[Session, str], JobRow]
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -83,11 +84,12 @@ class JobService:
         if spec.priority == "urgent" and not caller.is_admin:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
-        def insert(session: Session, job_id: str) -> None:
+        def insert(session: Session, job_id: str) -> JobRow:
             inputs = resolve_inputs(session, spec, caller, self._files, self._pulls, self._models, self._rewards)
-            self._insert(session, job_id, spec, inputs, body, caller)
+            row = self._insert(session, job_id, spec, inputs, body, caller)
             if retry is not None:
                 retry.apply(session, job_id)
+            return row
 
         return self.accept(insert, digest, caller, idempotency_key)
 
@@ -99,7 +101,7 @@ class JobService:
         job_id = f"ftjob-{secrets.token_hex(12)}"
         try:
             with self._db.write() as session:
-                insert(session, job_id)
+                row = insert(session, job_id)
                 if idempotency_key is not None:
                     session.add(
                         IdempotencyRow(
@@ -111,7 +113,7 @@ class JobService:
                         )
                     )
                     session.flush()
-                view = self.views(session, [session.get_one(JobRow, job_id)])[0]
+                view = self.views(session, [row])[0]
                 after_commit(session, self._publisher.wake_planner)
         except IntegrityError:
             # Another request with the same key was a moment earlier: its job is the answer.
@@ -136,7 +138,7 @@ class JobService:
 
     def _insert(
         self, session: Session, job_id: str, spec: JobSpec, inputs: Inputs, body: Mapping[str, Any], caller: Caller
-    ) -> None:
+    ) -> JobRow:
         row = JobRow(
             id=job_id,
             name=spec.name,
@@ -156,6 +158,7 @@ class JobService:
         )
         self.assessor.fill(session, row, spec, inputs.foreseen)
         self.add(session, row, inputs.depends_on, caller, inputs.data.pulls)
+        return row
 
     def add(
         self,
@@ -166,8 +169,9 @@ class JobService:
         pulls: Mapping[str, str] = EMPTY,
     ) -> None:
         """Insert a new job: queued, or waiting for the jobs in `depends_on` and for the `pulls` of its datasets."""
-        require_allowed(session, row)
-        require_room(session, row.owner, row.team)
+        account = session.get(UserRow, row.owner), session.get(TeamRow, row.team)
+        require_allowed(row, *account)
+        require_room(session, *account)
         now = _now(session)
         state = State.WAITING if depends_on or pulls else State.QUEUED
         row.state, row.created_at = state.value, now
@@ -179,7 +183,7 @@ class JobService:
         waits = [*depends_on, *(f"{row.spec[field]}, which is fetched from the hub" for field in pulls)]
         text = f"the job waits for {' and '.join(waits)}" if waits else "the job is queued"
         data = {"from": None, "to": state.value, "reason": None}
-        self.events.append(session, row.id, 0, [Record(type="state", message=text, data=data)])
+        self.events.begin(session, row.id, Record(type="state", message=text, data=data), now)
         record(session, caller, "job.submit", row.id, name=row.name, kind=row.kind)
 
     # Reading
