@@ -18,6 +18,10 @@ PLAYED = 100_000
 OTHERS = "another team's job"
 
 
+NO_HOST = "a worker: none is in service at the moment"
+"""What jobs wait for where nothing could run them."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A forecast, and the box that it was made from."""
@@ -56,7 +60,7 @@ class Snapshot:
         told = self._without_others(expectation, caller)
         return QueueView(
             position=expectation.position,
-            waiting_for=in_words(job, told, self.clock, self.seen.noun),
+            waiting_for=in_words(job, told, self.clock, self.seen.noun) if self.seen.devices else NO_HOST,
             expected_start=time_of(expectation.start),
         )
 

@@ -21,8 +21,9 @@ def test_a_job_is_accepted_and_shown(admin, job_body):
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert job["id"].startswith("ftjob-")
     assert (job["object"], job["state"], job["owner"], job["spec"]) == ("job", "queued", "admin", job_body)
-    assert admin.get(answer.headers["location"]).json() == job
-    assert admin.get("/v1/jobs").json()["data"] == [job]
+    assert admin.get(answer.headers["location"]).json()["queue"]["waiting_for"].startswith("a worker: none is in service")
+    for shown in (admin.get(answer.headers["location"]).json(), admin.get("/v1/jobs").json()["data"][0]):
+        assert shown | {"queue": None} == job  # its place in the queue is worked out once it has one
 
 
 def test_an_idempotency_key_makes_one_job_however_often_it_comes(admin, base_url, job_body):
