@@ -53,10 +53,10 @@ def test_a_list_of_jobs_shows_it_too(services: Services):
     assert listed.queue.waiting_for == "1 CPU slot; it is about to start"
 
 
-def test_without_a_host_nothing_can_hold_it(services: Services):
+def test_without_a_host_a_job_waits_for_a_worker(services: Services):
     told = services.jobs.get(add_job(services), ADMIN).queue
     assert told is not None
-    assert told.waiting_for == "1 device on one host, and no host in service can hold that"
+    assert told.waiting_for == "a worker: none is in service at the moment"
 
 
 def test_a_waiting_job_says_which_jobs_it_waits_for_and_how_far_they_are(services: Services):
