@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
 """How long a transaction waits for its turn to write."""
 
+_IDLE_S = 20
+"""PostgreSQL ends a session that has done nothing for so long inside a transaction; ours take milliseconds."""
+
 SCHEDULER_LOCK = 0x051074
 """Key of PostgreSQL's advisory lock for planning; SQLite's `BEGIN IMMEDIATE` is that lock already."""
 
@@ -156,7 +159,7 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
+        engine = create_engine(
             parsed,
             pool_size=10,
             max_overflow=30,
@@ -164,12 +167,21 @@ def _engine(url: str) -> Engine:
             pool_pre_ping=True,
             connect_args={"connect_timeout": 5},
         )
+        event.listen(engine, "connect", _postgres_connect)
+        return engine
     engine = create_engine(
         parsed, pool_size=10, max_overflow=40, pool_timeout=10, connect_args={"timeout": 10, "check_same_thread": False}
     )
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _postgres_connect(connection: Any, record: object) -> None:
+    # A process that is stopped, or a host that is cut off, in the middle of a transaction must not keep its locks.
+    connection.autocommit = True
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
+    connection.autocommit = False
 
 
 def _sqlite_connect(connection: Any, record: object) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy import delete, select
 
 from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.events.rows import EventCounterRow, EventRow
+from opensloth.jobs.blame import LOST, in_a_row
+from opensloth.jobs.reasons import reason
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, IdempotencyRow, JobRow
 from opensloth.jobs.states import LIVE, TERMINAL
 from opensloth.models.rows import ModelRow
@@ -27,6 +29,7 @@ LIVE_STATES = [state.value for state in LIVE]
 OVER = [state.value for state in TERMINAL]
 MOST_JOBS = SLOTS + 2
 ROUNDS_BETWEEN_AUDITS = 20
+MOST_LOSSES = reason(LOST).limit or 0
 PATIENCE_S = 180.0
 """A job that has not got on for so long is lost."""
 
@@ -71,7 +74,13 @@ class Walk:
         self.moment()
         victims = self.random.choices(*zip(*self.weights(), strict=True), k=self.random.choice([1, 1, 1, 2]))
         for victim in dict.fromkeys(victims):
-            self.kill(victim)
+            self.kill("trainer" if victim == "worker" and self.ask(self.some_job_is_suspect) else victim)
+
+    def some_job_is_suspect(self) -> bool:
+        """Whether the next loss of the worker would be put down to a job: nobody could tell that chance did it."""
+        with self.box.services.database.read() as session:
+            rows = session.scalars(select(JobRow).where(JobRow.state.in_(LIVE_STATES)))
+            return any(in_a_row(session, row, LOST) >= MOST_LOSSES for row in rows)
 
     def weights(self) -> list[tuple[str, int]]:
         """The parts and how often they are hit."""
