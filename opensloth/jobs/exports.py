@@ -12,6 +12,7 @@ from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database
 from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed
 from opensloth.jobs.export_spec import SCHEMA_VERSION, ExportSpec, parse_export_spec
+from opensloth.jobs.inputs import hold_parents
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.service import JobService, body_digest
@@ -94,6 +95,7 @@ class ExportService:
             return self._jobs.views(session, rows)
 
     def _source(self, session: Session, source_id: str, spec: ExportSpec, caller: Caller) -> JobRow:
+        hold_parents(session, [source_id])
         found = session.get(JobRow, source_id)
         source = require_visible(found, caller, f"job {source_id!r}", "`opensloth jobs` lists them")
         if source.state not in TERMINAL:

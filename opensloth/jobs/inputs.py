@@ -59,9 +59,10 @@ def resolve_inputs(
     if spec.secrets.hub is not None:
         SecretService.require(session, caller.owner, spec.secrets.hub, "secrets.hub")
     data = find_data(session, spec, caller, files, pulls, rewards)
-    depends_on = _dependencies(session, spec, caller)
     config = spec.opensloth_config
     names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}
+    hold_parents(session, [*spec.depends_on, *(name for name in names.values() if name and JOB_ID.fullmatch(name))])
+    depends_on = _dependencies(session, spec, caller)
     found = [_unfinished_parent(session, name, field, caller) for field, name in names.items() if name]
     parents = [parent for parent in found if parent is not None]
     facts = _facts_for(session, spec)
@@ -90,6 +91,14 @@ def facts_of(stored: dict[str, Any]) -> DeviceFacts:
     """A host's facts as its worker stored them; what a newer worker adds is left out."""
     known = asdict(DeviceFacts(kind="cpu", bf16=False, has_unsloth=False, has_bitsandbytes=False, count=1))
     return DeviceFacts(**{name: stored.get(name, default) for name, default in known.items()})
+
+
+def hold_parents(session: Session, job_ids: Sequence[str]) -> None:
+    """Let none of these jobs end before the transaction does: their end looks once for the jobs that wait for them."""
+    if job_ids:
+        # Oldest first, as the end of a job locks it before those that wait for it.
+        oldest_first = select(JobRow.id).where(JobRow.id.in_(job_ids)).order_by(JobRow.created_at, JobRow.id)
+        session.execute(oldest_first.with_for_update(read=True, key_share=True))
 
 
 def _dependencies(session: Session, spec: JobSpec, caller: Caller) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -64,3 +65,27 @@ def test_an_adapter_that_a_job_starts_from_is_not_deleted(services: Services) ->
         services.models.delete("ours", ADMIN)
     services.control.cancel(job.id, ADMIN)
     services.models.delete("ours", ADMIN)
+
+
+def test_a_job_whose_parent_ends_while_it_is_submitted_does_not_wait_for_ever(services: Services) -> None:
+    parent = submit(services)
+    services.control.pause(parent, ADMIN)
+    spec = body(services, add_file(services), depends_on=[parent])
+    checked, ends = threading.Event(), []
+
+    def insert_slowly(*args: Any) -> None:
+        checked.set()
+        ender.join(1.0)  # the end of the parent may come now, or has to wait for this submission
+        fill(*args)
+
+    def end() -> None:
+        checked.wait(30)
+        ends.append(services.control.cancel(parent, ADMIN).state)
+
+    fill, services.jobs.assessor.fill = services.jobs.assessor.fill, insert_slowly  # type: ignore[method-assign]
+    ender = threading.Thread(target=end)
+    ender.start()
+    child = services.jobs.submit(spec, ADMIN)[0]
+    ender.join()
+    assert ends == ["cancelled"]
+    assert services.jobs.get(child.id, ADMIN).state == "cancelled"
