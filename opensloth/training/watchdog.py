@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -49,4 +51,16 @@ def _watch(descriptor: int) -> None:
 def _leave(why: str) -> None:
     # os.write and os._exit need no lock that the main thread may hold.
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"watchdog: {why}, leaving\n".encode())
+    if os.getpgrp() == os.getpid():
+        _end_group()
     os._exit(EXIT_CODE)
+
+
+def _end_group() -> None:
+    """The first rank leads the group of all of them and of what they started: data loaders, servers of rewards."""
+    own = os.getpid()
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdecimal() and int(name) != own:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(int(name)) == own:
+                    os.kill(int(name), signal.SIGKILL)

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
+
+from tests.support.up_process import is_gone, wait_until
 
 BUSY = """
 from opensloth.training.watchdog import start_watchdog
@@ -42,6 +45,34 @@ def test_it_leaves_when_the_worker_is_gone(trainer) -> None:
     os.close(writing)
     assert process.wait(10) == 75
     assert b"the worker is gone" in process.stderr.read()
+
+
+CHILD = """
+import subprocess, sys
+from opensloth.training.watchdog import start_watchdog
+start_watchdog()
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
+while True:
+    pass
+"""
+
+
+def test_what_it_started_goes_with_it() -> None:
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        pass_fds=[reading],
+        env={**os.environ, "OPENSLOTH_HEARTBEAT_FD": str(reading)},
+        stdout=subprocess.PIPE,
+        process_group=0,
+    )
+    os.close(reading)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    os.close(writing)
+    assert process.wait(60) == 75
+    wait_until(lambda: is_gone(child), 60)
+    process.stdout.close()
 
 
 def test_it_leaves_before_the_lease_ends(trainer) -> None:
