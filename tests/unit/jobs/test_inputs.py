@@ -67,7 +67,9 @@ def test_an_adapter_that_a_job_starts_from_is_not_deleted(services: Services) ->
     services.models.delete("ours", ADMIN)
 
 
-def test_a_job_whose_parent_ends_while_it_is_submitted_does_not_wait_for_ever(services: Services) -> None:
+def test_a_job_whose_parent_ends_while_it_is_submitted_does_not_wait_for_ever(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = submit(services)
     services.control.pause(parent, ADMIN)
     spec = body(services, add_file(services), depends_on=[parent])
@@ -82,7 +84,8 @@ def test_a_job_whose_parent_ends_while_it_is_submitted_does_not_wait_for_ever(se
         checked.wait(30)
         ends.append(services.control.cancel(parent, ADMIN).state)
 
-    fill, services.jobs.assessor.fill = services.jobs.assessor.fill, insert_slowly  # type: ignore[method-assign]
+    fill = services.jobs.assessor.fill
+    monkeypatch.setattr(services.jobs.assessor, "fill", insert_slowly)
     ender = threading.Thread(target=end)
     ender.start()
     child = services.jobs.submit(spec, ADMIN)[0]
