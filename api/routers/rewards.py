@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1/rewards", tags=["rewards"], dependencies=[Depends
 
 
 class RewardView(BaseModel):
-    """A reward: `parameters` is a JSON Schema, `columns` are read always, `column_parameters` name further ones."""
+    """A reward: `parameters` is a JSON Schema, `columns` are read unless `column_parameters` name others."""
 
     object: Literal["reward"] = "reward"
     name: str

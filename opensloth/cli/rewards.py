@@ -16,7 +16,8 @@ def rewards(as_json: Json = False) -> None:
         print_json([reward.as_json() for reward in found])
         return
     rows = [
-        (Text(reward.name, style="cyan"), _parameters(reward), _columns(reward), reward.description) for reward in found
+        (Text(reward.name, style="cyan"), _parameters(reward), ", ".join(reward.columns) or "-", reward.description)
+        for reward in found
     ]
     out().print(table(["Name", "Parameters", "Columns", "What it scores"], rows))
 
@@ -25,9 +26,3 @@ def _parameters(reward: Reward) -> str:
     required = reward.parameters.get("required") or []
     names = reward.parameters.get("properties") or {}
     return ", ".join(f"{name}*" if name in required else str(name) for name in names) or "-"
-
-
-def _columns(reward: Reward) -> str:
-    defaults = reward.parameters.get("properties") or {}
-    named = [(defaults.get(name) or {}).get("default") for name in reward.column_parameters]
-    return ", ".join([*reward.columns, *(name for name in named if isinstance(name, str))]) or "-"

@@ -117,7 +117,7 @@ def _encoded(first: int, batch: list[Any], request: PreviewRequest, tokenizer: L
             return [[("row", done.input_ids, [label != IGNORE for label in done.labels])] for done in samples]
         columns = ANSWERS[request.training_type]
         return [
-            [("prompt", prompt, [False] * len(prompt))]
+            [("prompt", prompt, _learnt(prompt, request.training_type))]
             + [(name, ids, [True] * len(ids)) for name, ids in zip(columns, answers, strict=True)]
             for prompt, answers in encode_answers(batch, tokenizer, columns)
         ]
@@ -128,6 +128,11 @@ def _encoded(first: int, batch: list[Any], request: PreviewRequest, tokenizer: L
             return [_encoded(first + i, [row], request, tokenizer)[0] for i, row in enumerate(batch)]
         message = f"row {first} cannot be rendered: {error}"
         raise InvalidDataset(message, fields=[FieldError(f"rows[{first}]", str(error), "invalid_row", first)]) from None
+
+
+def _learnt(prompt: list[int], training_type: str) -> list[bool]:
+    """Which tokens of a prompt are trained on: of ORPO's all but the first, by the likelihood of the chosen text."""
+    return [training_type == "orpo" and place > 0 for place in range(len(prompt))]
 
 
 def _sizes(parts: list[Part]) -> tuple[int, int]:

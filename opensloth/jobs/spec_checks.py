@@ -30,12 +30,18 @@ class Posted:
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path, or `default` if it is not there, null or wrong."""
-        if any(wrong == path or path.startswith(f"{wrong}.") or wrong.startswith(f"{path}[") for wrong in self._wrong):
+        if self.is_wrong(path):
             return default
         value = self._body
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return default if value is None else value
+
+    def is_wrong(self, path: str) -> bool:
+        """Whether the value at a dotted path is already known to be wrong."""
+        return any(
+            wrong == path or path.startswith(f"{wrong}.") or wrong.startswith(f"{path}[") for wrong in self._wrong
+        )
 
 
 Check = Callable[[Posted], Iterator[FieldError]]
@@ -159,9 +165,10 @@ def _lengths(posted: Posted) -> Iterator[FieldError]:
 def _groups(posted: Posted) -> Iterator[FieldError]:
     if posted.get(f"{CONFIG}.training_type") != "grpo":
         return
-    if posted.get(f"{GRPO}.reward_functions", []) == []:
+    rewards = f"{GRPO}.reward_functions"
+    if not posted.is_wrong(rewards) and not posted.get(rewards):
         message = 'name at least one reward, such as ["numeric_answer"]; GET /v1/rewards lists them'
-        yield FieldError(f"{GRPO}.reward_functions", message, "required")
+        yield FieldError(rewards, message, "required")
     size, group = posted.get(f"{ARGS}.per_device_train_batch_size"), posted.get(f"{GRPO}.num_generations", 8)
     passes, devices = posted.get(f"{ARGS}.gradient_accumulation_steps", 4), posted.get("resources.gpus", 1) or 1
     if size is not None and size * passes * devices % group:

@@ -204,7 +204,7 @@ class Series(Shape):
 
 
 class Reward(Shape):
-    """What GRPO can score answers with; `parameters` is a JSON Schema, `column_parameters` name further columns."""
+    """What GRPO can score answers with; `column_parameters` name other `columns`; `parameters` is a JSON Schema."""
 
     name: str
     description: str = ""

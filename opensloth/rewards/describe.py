@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from opensloth.rewards import build  # noqa: F401 - registers the built-in rewards
 from opensloth.rewards.files import PREFIX, FileReward, list_files
 from opensloth.rewards.registry import Reward, reward_map
@@ -15,7 +17,7 @@ COLUMN_PARAMETERS = ("column", "columns", "setup_column", "reference", "input")
 def describe_rewards(policy: RewardPolicy) -> dict[str, Any]:
     """`{"object": "list", "data": [...]}`: name, description, parameters as JSON Schema, and the columns read.
 
-    `columns` are those read whatever the parameters; `column_parameters` names the parameters that name columns.
+    `columns` are those read unless parameters name others; `column_parameters` are the parameters that do so.
     `http` says which `urls` the administrator allows.
     """
     data = [_describe(reward) for _, reward in sorted(reward_map.items())]
@@ -34,11 +36,18 @@ def _describe(reward: Reward[Any]) -> dict[str, Any]:
         "name": reward.name,
         "description": reward.description,
         "parameters": schema,
-        "columns": [],
+        "columns": _default_columns(reward),
         "column_parameters": names,
         "reads_all_columns": reward.reads_all,
         "source": "builtin",
     }
+
+
+def _default_columns(reward: Reward[Any]) -> list[str]:
+    try:
+        return list(reward.columns(reward.params()))
+    except ValidationError:
+        return []  # it needs parameters, which say what it reads
 
 
 def _describe_file(file: FileReward) -> dict[str, Any]:

@@ -81,6 +81,10 @@ def test_pairs_and_labels_are_shown_by_answer(member, services, tmp_path):
         ("chosen", 3, 3),
         ("rejected", 4, 4),
     ]
+    parameters = {"model": model, "training_type": "orpo"}
+    found = member.get(f"/v1/files/{upload(member, PAIR | {'prompt': 'abc'})}/preview", params=parameters).json()
+    parts = {part["name"]: part["trained"] for part in found["rows"][0]["parts"]}
+    assert parts["prompt"] == [False, True, True]  # ORPO learns the whole chosen text
     labelled = [{"prompt": "a", "completion": "b", "label": wanted} for wanted in (True, False, True)]
     found = member.get(f"/v1/files/{upload(member, *labelled)}/preview", params={"training_type": "kto"}).json()
     assert found["statistics"]["labels"] == {"true": 2, "false": 1}

@@ -62,7 +62,7 @@ def test_a_job_does_not_differ_from_itself(two_jobs, run):
 
 def test_rewards_are_listed_with_parameters_and_columns(api, run):
     schema = {"properties": {"column": {"default": "answer"}, "pattern": {}}, "required": ["pattern"]}
-    entry = {"name": "regex", "description": "Finds it.", "parameters": schema, "columns": []}
+    entry = {"name": "regex", "description": "Finds it.", "parameters": schema, "columns": ["answer"]}
     api.on("GET /v1/rewards", {"object": "list", "data": [entry | {"column_parameters": ["column"]}]})
     assert json.loads(run("rewards", "--json").out)[0]["name"] == "regex"
     shown = run("rewards").out

@@ -419,3 +419,10 @@ def test_a_field_of_true_false_or_a_word_is_refused_with_all_of_them(value):
 @pytest.mark.parametrize("name", ["", "  "])
 def test_a_job_without_a_name_is_called_by_method_and_model(name):
     assert parse_job_spec(body_with("name", name)).name == "sft-smollm2-135m"
+
+
+def test_a_reward_that_is_wrong_is_not_said_to_be_missing():
+    grpo = {"reward_functions": [{"name": "length", "weight": "much"}]}
+    grpo_job = body_with("opensloth_config.training_type", "grpo")
+    errors = errors_of(body_with("opensloth_config.grpo_args", grpo, grpo_job))
+    assert list(errors) == ["opensloth_config.grpo_args.reward_functions[0].weight"]

@@ -125,6 +125,8 @@ def test_every_reward_describes_itself_in_json_with_a_sentence_for_each_paramete
             assert parameter.get("description"), (entry["name"], name)
     assert by_name["http"]["urls"] == [URL]
     assert by_name["numeric_answer"]["column_parameters"] == ["column"]
+    columns = {"numeric_answer": ["answer"], "code_tests": ["tests"], "length": [], "string_check": []}
+    assert {name: by_name[name]["columns"] for name in columns} == columns
 
 
 def test_listing_and_building_import_neither_torch_nor_what_only_scoring_needs():
