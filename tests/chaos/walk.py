@@ -99,17 +99,20 @@ class Walk:
 
     def eventually(self, request: Callable[[], httpx.Response]) -> dict[str, Any]:
         """The answer, however often the server is away; raises for what is refused."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline, last = time.monotonic() + PATIENCE_S, ""
         while True:
-            with contextlib.suppress(httpx.TransportError):
+            try:
                 response = request()
+                last = f"{response.status_code} {response.text[:200]}"
                 if response.status_code < 500:
                     response.raise_for_status()
                     return dict(response.json())
                 if response.status_code != 503:
-                    self.findings.events.append(f"the API answered {response.status_code}: {response.text[:200]}")
+                    self.findings.events.append(f"the API answered {last}")
+            except httpx.TransportError as error:
+                last = repr(error)
             if time.monotonic() > deadline:
-                raise TimeoutError("the API did not answer")
+                raise TimeoutError(f"the API did not answer; the last was {last}")
             time.sleep(0.1)
 
     def meddle(self) -> None:

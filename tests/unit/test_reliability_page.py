@@ -15,13 +15,13 @@ def named() -> set[tuple[str, str]]:
     return set(re.findall(r"`([\w/]+\.py)::(test_\w+)`", PAGE.read_text(encoding="utf-8")))
 
 
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
-    missing = [(file, test) for file, test in named() if test not in tests_of(ROOT / "tests" / file)]
+    missing = [(file, test) for file, test in named() if test not in names_in(ROOT / "tests" / file)]
     assert not missing
 
 
