@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", action="store_true", help="leave the box's folder for whoever wants to look")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the box must not stay behind
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     box = Box(folder, postgres=options.database == "postgresql")
     began = time.monotonic()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,33 @@ SLOTS = 4
 
 
 class Part:
-    """One process of the box; killing it takes none of the others along."""
+    """One process of the box; killing it takes none of the others along.
+
+    What ends by itself, as API and worker do that find no database when they start, is started again by `keep`.
+    """
 
     def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         self.name = name
         self._command, self._environment = command, environment
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._wanted = False
+        self.restarts = 0
 
     def start(self) -> None:
+        with self._lock:
+            self._wanted = True
+            self._start()
+
+    def keep(self) -> None:
+        """Start it again if it has ended by itself."""
+        with self._lock:
+            if self._wanted and self.process is not None and self.process.poll() is not None:
+                self.restarts += 1
+                self._start()
+
+    def _start(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self._command,
@@ -46,13 +65,11 @@ class Part:
             )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        self.process.wait()
-
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid if self.process is not None and self.process.poll() is None else None
+        with self._lock:
+            self._wanted = False
+            if self.process is not None:
+                self.process.send_signal(number)
+                self.process.wait()
 
 
 class Postgres:
@@ -123,6 +140,8 @@ class Box:
             ),
             "worker": Part("worker", [python, "-m", "celery", "-A", "worker.app", "worker"], folder, environment),
         }
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         upgrade(self.settings.database)
         self.services = Services.make(self.settings)
         add_model(self.services)
@@ -141,6 +160,12 @@ class Box:
     def start(self) -> None:
         for part in self.parts.values():
             part.start()
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._over.wait(0.3):
+            for part in self.parts.values():
+                part.keep()
 
     def kill(self, name: str) -> None:
         if name == "postgresql":
@@ -168,10 +193,9 @@ class Box:
 
     def stop(self) -> None:
         """The end of everything, whatever state it is in."""
+        self._over.set()
         for name in ("worker", "api", "valkey"):
-            part = self.parts[name]
-            if part.pid is not None:
-                part.kill()
+            self.parts[name].kill()
         for process in self.trainers():
             with contextlib.suppress(psutil.Error):
                 process.kill()
