@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from opensloth.scheduling.types import Device, QueuedJob
 
@@ -56,15 +58,15 @@ class TraceJob:
 def read(path: Path) -> list[TraceJob]:
     """The jobs of a JSON lines file; raises ValueError that names the line at fault."""
     jobs = []
-    known = {field.name for field in fields(TraceJob)}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-                jobs.append(_checked(TraceJob(**{name: value for name, value in values.items() if name in known})))
-            except (TypeError, ValueError, AttributeError) as error:
+                jobs.append(_checked(_job(json.loads(line))))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path.name}, line {number}: it is not JSON: {error.msg}") from error
+            except ValueError as error:
                 raise ValueError(f"{path.name}, line {number}: {error}") from error
     return jobs
 
@@ -127,9 +129,36 @@ def _draw(rng: random.Random, number: int, user: str) -> TraceJob:
     )
 
 
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+}
+
+
+def _job(values: Any) -> TraceJob:
+    """A line's job, whatever other fields it has."""
+    needed = [field.name for field in fields(TraceJob) if field.default is MISSING]
+    if not isinstance(values, dict):
+        raise ValueError(f"a job is an object with {', '.join(needed)}")
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{', '.join(missing)} must be there; a job has at least {', '.join(needed)}")
+    known = {field.name: str(field.type) for field in fields(TraceJob) if field.name in values}
+    for name, annotation in known.items():
+        value, (kinds, words) = values[name], _KINDS[annotation.removesuffix(" | None")]
+        if value is None and annotation.endswith(" | None"):
+            continue
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{name} is {value!r}, not {words}")
+        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value!r}; it must be finite and not below 0")
+    return TraceJob(**{name: values[name] for name in known})
+
+
 def _checked(job: TraceJob) -> TraceJob:
     if job.priority not in CLASSES:
         raise ValueError(f"priority is {job.priority!r}, not one of {', '.join(CLASSES)}")
-    if not (job.devices >= 1 and job.run_s > 0 and job.submit_s >= 0):
-        raise ValueError("devices, run_s and submit_s must be at least 1, above 0 and at least 0")
+    if not (job.devices >= 1 and job.run_s > 0):
+        raise ValueError("devices must be at least 1 and run_s above 0")
     return job
