@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select, tuple_
@@ -32,6 +32,10 @@ Quota = Callable[[Session, Caller, int], None]
 """Raises QuotaExceeded where the caller may not store so many bytes more."""
 
 
+_HUB = Field(exclude_if=lambda value: value is None)
+"""Not shown of uploads, whose shape is OpenAI's."""
+
+
 class FileView(BaseModel):
     """A file in OpenAI's shape; times in seconds since 1970."""
 
@@ -44,8 +48,8 @@ class FileView(BaseModel):
     status: Literal["processed", "error"] = "processed"
     status_details: str | None = None
     expires_at: int | None = None
-    source: str | None = Field(None, description="The dataset of the hub that it was fetched from.")
-    commit: str | None = Field(None, description="The commit of that dataset.")
+    source: Annotated[str | None, _HUB] = Field(None, description="The dataset of the hub that it was fetched from.")
+    commit: Annotated[str | None, _HUB] = Field(None, description="The commit of that dataset.")
 
     @classmethod
     def of(cls, row: FileRow, check: FileCheck | None) -> FileView:

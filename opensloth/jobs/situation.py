@@ -45,7 +45,8 @@ class Situation:
 def read_situation(session: Session, settings: Settings, *, with_queue: bool = True) -> Situation:
     """The box as it is now; times are seconds by the database's clock."""
     now = session.scalar(select(db_now())) or 0.0
-    rules = Rules(min_run_s=settings.min_run_s)
+    # Who lets jobs be stopped after seconds does not want others to wait for minutes.
+    rules = Rules(min_run_s=settings.min_run_s, worth_preempting_s=min(180.0, 0.3 * settings.min_run_s))
     queue = _queue(session) if with_queue else []
     devices, noun = _devices(session, now - settings.host_timeout_s)
     leases = read_leases(session)

@@ -168,8 +168,8 @@ def test_a_job_waits_for_the_one_it_depends_on(services: Services, worker: Worke
 
 
 def test_a_higher_class_preempts_to_a_checkpoint_and_the_job_goes_on_later(services: Services, worker: Worker) -> None:
-    # Long enough that neither ends by itself, however slow the machine.
-    low = [submit(services, "steps=2000 step_s=0.05", priority="low") for _ in range(2)]
+    # Long enough that neither ends by itself, nor so soon that waiting for it is better than to preempt it.
+    low = [submit(services, "steps=20000 step_s=0.05", priority="low") for _ in range(2)]
     for job_id in low:
         wait_for_state(services, job_id, "running")
     wait_for(lambda: all(services.jobs.get(job_id, ADMIN).progress.step > 15 for job_id in low))  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +100,8 @@ def test_services_and_files_and_code_score_as_in_the_job(url: str, tmp_path: Pat
     assert functions[2](ANSWERS, rows) == [0.0, 0.0, 1.0, 0.0, 0.0]
 
 
-def test_a_reward_of_another_package_is_carried_too(tmp_path: Path) -> None:
+def test_a_reward_of_another_package_is_carried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tests.support.a_reward", raising=False)  # another test may have unregistered it
     importlib.import_module("tests.support.a_reward")
     try:
         (function,) = carried_rewards([{"name": "starts_with", "params": {"text": "f"}}], tmp_path)
