@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     checkpoint_interval_s: float = 600.0
     """How often a job saves a checkpoint, whatever its steps."""
     min_run_s: float = 600.0
-    """A job is not preempted before it has run this long."""
+    """A job is not preempted before it has run this long, nor for one that starts anyway within three tenths of it."""
     retry_backoff_s: float = 5.0
     """Wait before the first retry; doubles with each."""
 
