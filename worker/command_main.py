@@ -171,6 +171,12 @@ def fail(records: Records, message: str, exit_code: int) -> int:
     return EXIT_FAILED
 
 
+def _refuse(records: Records, message: str, exit_code: int) -> int:
+    """The same for a command that could not be started; nothing else is in its log, where its owner looks."""
+    _write(f"[{message}]\n".encode())
+    return fail(records, message, exit_code)
+
+
 def _write(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
@@ -189,11 +195,11 @@ def main() -> int:
     try:
         guard.start()
     except FileNotFoundError:
-        return fail(records, f"there is no program {program!r} in {run.environment['PATH']}", 127)
+        return _refuse(records, f"there is no program {program!r} in {run.environment['PATH']}", 127)
     except OSError as error:
-        return fail(records, f"{program!r} cannot be run: {error.strerror}", 126)
+        return _refuse(records, f"{program!r} cannot be run: {error.strerror}", 126)
     except subprocess.SubprocessError:
-        return fail(records, f"the account may not enter the folder {run.directory}", 126)
+        return _refuse(records, f"the account may not enter the folder {run.directory}", 126)
     return guard.follow()
 
 

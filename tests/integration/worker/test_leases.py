@@ -112,6 +112,8 @@ def test_a_command_runs_as_its_owner_and_its_exit_code_comes_back(services: Serv
         assert (job.state, job.reason) == ("failed", "command_failed")
         assert job.error is not None
         assert said in job.error.message
+    for job_id, said in wrong[:2]:
+        assert said in log_of(services, job_id), "whoever leased it sees the log alone"
 
 
 def _is_clean(lines: list[str], job_id: str) -> None:
