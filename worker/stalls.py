@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from opensloth.events.records import Record
+from opensloth.jobs.attempts import End
 from opensloth.training.pulse import STEPS, read_pulse
 from opensloth.training.stacks import SIGNAL, stacks_path
 from worker.processes import Ranks
@@ -50,6 +52,14 @@ class StallWatch:
             self._seen, self.idle_s = seen, 0.0
         limit = max(self._stall_s, STEPS_WITHOUT * beat.step_s) if steps else OTHER_WORK * self._stall_s
         return self.idle_s > limit
+
+    def verdict(self, ranks: Ranks, pause: Callable[[], object]) -> tuple[End, Record]:
+        """How a stalled attempt ends, and the event with the stacks of its ranks; `pause` waits a moment."""
+        text = f"no progress for {self.idle_s:.0f} s while it was at: {self.doing}"
+        stacks = stacks_of(ranks, self._run_dir, pause)
+        joined = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
+        told = Record(type="stalled", level="error", message=text, data={"stacks": stacks})
+        return End("failed", "stalled", text, log_tail=joined), told
 
     @property
     def doing(self) -> str:

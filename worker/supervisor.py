@@ -13,19 +13,17 @@ from dataclasses import replace
 from typing import Any
 
 from opensloth.devices.inventory import FoundDevice
-from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
-from opensloth.events.records import Record
+from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End, Placed
-from opensloth.jobs.reasons import REASONS
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
-from opensloth.storage import StorageCorrupt
 from opensloth.training.exports.spec import ExportRun
 from opensloth.training.pulse import SAVING
 from opensloth.training.run_spec import RunSpec
 from worker.command_process import GuardedCommand
 from worker.command_run import CommandRun
 from worker.device_watch import DeviceWatch
+from worker.ending import reason_of, write_end
 from worker.launch import device_environment, prepare_run, run_folder
 from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
@@ -33,7 +31,7 @@ from worker.lease import Lease
 from worker.processes import Ranks
 from worker.records import LogShipper, RecordPump
 from worker.share import Share
-from worker.stalls import StallWatch, stacks_of
+from worker.stalls import StallWatch
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +121,7 @@ class Supervisor(threading.Thread):
                 self._ranks.kill()
         self._free_devices()
         if self._ours:
-            self._write_end(end)
+            write_end(self._attempts, self.job_id, self.attempt, end)
         if end.kind != "failed":
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
@@ -233,12 +231,8 @@ class Supervisor(threading.Thread):
             return
         if not self._stalls.look(self._pump.offset, self._logs.offset):
             return
-        text = f"no progress for {self._stalls.idle_s:.0f} s while it was at: {self._stalls.doing}"
-        log.warning("%s: %s", self.job_id, text)
-        stacks = stacks_of(ranks, self._run_dir, lambda: time.sleep(_TICK_S))
-        joined = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
-        self._stalled = End("failed", "stalled", text, log_tail=joined)
-        told = Record(type="stalled", level="error", message=text, data={"stacks": stacks})
+        self._stalled, told = self._stalls.verdict(ranks, lambda: time.sleep(_TICK_S))
+        log.warning("%s: %s", self.job_id, told.message)
         ranks.kill()
         try:
             self._attempts.note(self.job_id, self.attempt, told)
@@ -297,34 +291,6 @@ class Supervisor(threading.Thread):
                 return loaded
         except FileNotFoundError:
             return None
-
-    def _write_end(self, end: End) -> None:
-        """Write the end however long the database is away: a terminal state must not be lost."""
-        wait = 0.5
-        while True:
-            try:
-                state = self._attempts.end(self.job_id, self.attempt, end)
-            except Unavailable:
-                time.sleep(wait)
-                wait = min(wait * 2, 10.0)
-                continue
-            except Exception as error:
-                if end.code == "internal_error" and end.kind == "failed":
-                    raise
-                log.exception("%s: its end could not be written as it was", self.job_id)
-                end = End("failed", "internal_error", f"{type(error).__name__}: {error}", log_tail=self._logs.tail())
-                continue
-            log.info("%s: attempt %d ended: %s", self.job_id, self.attempt, state or "refused, not ours any more")
-            return
-
-
-def reason_of(error: Exception) -> str:
-    """The reason code for what failed outside the trainer: some of it can be tried again."""
-    if isinstance(error, OpenSlothError) and error.error_code in REASONS:
-        return error.error_code
-    kinds = {InvalidInput: "invalid_arguments", Unavailable: "lease_lost", StorageCorrupt: "storage_error"}
-    named = next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
-    return named or ("storage_error" if isinstance(error, OSError) else "internal_error")
 
 
 def _exit_name(status: int | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from opensloth.services import Services
 from opensloth.settings import Settings
+from opensloth.training.pulse import SAVING, read_pulse
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
 from tests.support.workers import running_worker, trainers_of
 
@@ -51,10 +52,10 @@ def test_a_rank_that_is_stopped_cannot_answer_and_is_ended_all_the_same(
 def test_a_save_may_take_longer_than_a_step_and_longer_than_the_grace(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
-    patient = settings.model_copy(update={"stop_grace_s": 0.1, "stall_s": 60.0})
+    patient = settings.model_copy(update={"stop_grace_s": 1.0, "stall_s": 60.0})
     with running_worker(patient, tmp_path):
-        job_id = submit(services, "steps=100000 save_s=2")
-        wait_for_state(services, job_id, "running")
+        job_id = submit(services, "steps=100000 save=1 save_s=5")
+        wait_for(lambda: read_pulse(settings.runs / job_id / "1").doing == SAVING, timeout=60)
         services.control.pause(job_id, ADMIN)
         wait_for_state(services, job_id, "paused", timeout=60)
         assert services.jobs.checkpoints(job_id, ADMIN), "it was killed while it saved"
