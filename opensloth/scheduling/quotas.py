@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from opensloth.scheduling.types import Account, QueuedJob, Running, Usage, Wait
 
@@ -37,7 +38,7 @@ class Quotas:
             if account is None:
                 continue
             if account.device_s_left is not None and account.device_s_left <= 0:
-                return self._memo(scope[0], "device_hours", job)
+                return self._memo(scope[0], "device_hours", job, next_month(self._now))
             if account.max_devices is not None and not self._allows(scope, account.max_devices, job):
                 return self._memo(scope[0], f"{scope[0]}_quota", job)
         return None
@@ -74,8 +75,14 @@ class Quotas:
                 return end, room - needs
         return float("inf"), 0
 
-    def _memo(self, kind: str, code: str, job: QueuedJob) -> Wait:
-        return self._waits.setdefault((kind, code, job.devices), Wait(code, job.devices))
+    def _memo(self, kind: str, code: str, job: QueuedJob, at: float | None = None) -> Wait:
+        return self._waits.setdefault((kind, code, job.devices), Wait(code, job.devices, at=at))
+
+
+def next_month(now: float) -> float:
+    """When the calendar month (UTC) after that of `now` begins, in seconds since 1970."""
+    first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first + timedelta(days=32)).replace(day=1).timestamp()
 
 
 def _limited(account: Account) -> bool:

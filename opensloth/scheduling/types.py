@@ -162,7 +162,8 @@ class Wait:
     """Why a job does not start now.
 
     `code` is `devices` (not enough are free), `turn` (what is free is for jobs before it), `preempting` (its devices
-    are being cleared), `user_quota`, `team_quota`, `device_hours`, `retry` (not before `at`) or `impossible`.
+    are being cleared), `user_quota`, `team_quota`, `device_hours` (new ones come `at`), `retry` (not before `at`)
+    or `impossible`.
     """
 
     code: str

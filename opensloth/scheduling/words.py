@@ -25,7 +25,8 @@ def in_words(job: QueuedJob, expectation: Expectation, clock: Callable[[float], 
         case "team_quota":
             return f"{devices}; the team's limit of devices at once is reached" + _expected(expectation, clock)
         case "device_hours":
-            return f"{devices}; this month's device hours are used up"
+            then = f"; the next month begins at {clock(wait.at)}" if wait.at is not None else ""
+            return f"{devices}; this month's device hours are used up{then}"
         case "retry":
             return f"the next try at {clock(wait.at or 0.0)}"
         case "preempting":

@@ -63,6 +63,8 @@ def words(wait: Wait, devices: int = 2, start: float | None = None) -> str:
 def test_every_reason_to_wait_has_its_words():
     assert words(Wait("impossible", 2)) == "2 CPU slots on one host, and no host in service can hold that"
     assert words(Wait("device_hours", 1), 1) == "1 CPU slot; this month's device hours are used up"
+    until = "1 CPU slot; this month's device hours are used up; the next month begins at 60"
+    assert words(Wait("device_hours", 1, at=NOW + 60), 1) == until
     assert words(Wait("user_quota", 2)) == "2 CPU slots; the user's limit of devices at once is reached"
     assert words(Wait("retry", 2, at=NOW + 7)) == "the next try at 7"
     assert words(Wait("turn", 2), start=NOW + 9) == "2 CPU slots; 2 jobs are before it; it is expected to start at 9"
