@@ -65,6 +65,8 @@ def parse_object(data: bytes, offset: int) -> dict[str, Any]:
     try:
         value = _decoder.decode(utf8(data, offset))
     except json.JSONDecodeError as error:
+        if b"\0" in data:
+            raise BadRow(_about_nul(data, offset)) from None
         control = error.msg.startswith("Invalid control character")
         what = "a raw control character (write \\n, \\t, \\u0001)" if control else error.msg
         raise BadRow(f"is not valid JSON: {what} at character {error.pos + 1}") from None
@@ -79,6 +81,13 @@ def parse_object(data: bytes, offset: int) -> dict[str, Any]:
     if _may_hold_surrogate(data) and _has_surrogate(value):
         raise BadRow("has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character; remove it")
     return value
+
+
+def _about_nul(data: bytes, offset: int) -> str:
+    """What to do about the NUL bytes in `data`: UTF-16 has one at about every other place."""
+    if data.count(b"\0") * 3 > len(data) > 3:
+        return "has a NUL byte at every other place, as UTF-16 text has; save the file as UTF-8"
+    return f"holds a NUL byte (0x00) at position {offset + data.index(0)} of the file; remove it"
 
 
 def utf8(data: bytes, offset: int) -> str:
