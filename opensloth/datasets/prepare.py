@@ -71,7 +71,7 @@ def prepare_sft(
         encoded = encoded_rows(rows, encode, counts, processes)
         for window in _windows(encoded, max_length, filter_overlength, counts):
             yield _packed(window, max_length, counts) if packing else _as_rows(window)
-        some_left(counts, max_length)
+        some_left(counts, rows, "fast_model_args.max_seq_length", max_length, filter_overlength)
 
     options = {"method": "sft", "max_length": max_length, "loss_on": loss_on, "packing": packing}
     return keep(rows, tokenizer, counts, tables, {**options, "filter_overlength": filter_overlength})
@@ -84,21 +84,22 @@ def prepare_dpo(
     max_length: int,
     max_prompt_length: int | None = None,
     filter_overlength: bool = True,
+    limit_field: str = "dpo_args.max_length",
     split: str = "train",
     processes: int | None = None,
 ) -> Prepared:
     """Columns `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
     Of a longer prompt the last `max_prompt_length` tokens are kept. A pair of which one answer then ends beyond
-    `max_length` is left out, or its answers are cut there if `filter_overlength` is false. Raises InvalidDataset for
-    a row that cannot be tokenized and when no row is left.
+    `max_length`, which the config calls `limit_field`, is left out, or its answers are cut there if
+    `filter_overlength` is false. Raises InvalidDataset for a row that cannot be tokenized and when no row is left.
     """
     counts = DataCounts(split)
 
     def tables() -> Iterator[pa.Table]:
         encoded = encoded_rows(rows, lambda batch: encode_dpo(batch, tokenizer), counts, processes)
         yield from pair_tables(_fitting_pairs(encoded, max_length, max_prompt_length, filter_overlength, counts))
-        some_left(counts, max_length)
+        some_left(counts, rows, limit_field, max_length, filter_overlength)
 
     options = {"method": "dpo", "max_length": max_length, "max_prompt_length": max_prompt_length}
     return keep(rows, tokenizer, counts, tables, {**options, "filter_overlength": filter_overlength})
@@ -216,15 +217,22 @@ def fit_pair(
     return EncodedPair(prompt, chosen, rejected)
 
 
-def some_left(counts: DataCounts, max_length: int) -> None:
-    """Raises InvalidDataset where no row is left, saying why."""
+def some_left(counts: DataCounts, rows: Any, field: str, limit: int | None, filter_overlength: bool) -> None:
+    """Raises InvalidDataset where no row is left, naming the file and `field`, which allows `limit` tokens."""
     if counts.kept:
         return
-    why = f"all {counts.rows} rows were dropped, {counts.dropped_overlength} of them longer than {max_length} tokens"
-    raise InvalidDataset(
-        f"nothing is left of the {counts.split} data: {why if counts.rows else 'it has no rows'}",
-        hint="raise max_seq_length, or set filter_overlength_samples to false to cut long rows",
-    )
+    name = getattr(rows, "name", None)
+    why, hint = "it has no rows", "add rows, or choose another eval_split"
+    if counts.rows:
+        long = counts.dropped_overlength
+        why = f"all {counts.rows} rows were dropped, {long} of them longer than {field} = {limit} tokens"
+        hint = f"raise {field}"
+        if filter_overlength:
+            hint += ", or set filter_overlength_samples to false to cut long rows"
+        if not long and not counts.truncated:
+            why, hint = f"none of its {counts.rows} rows has a token to train on", "write answers into the rows"
+    message = f"nothing is left of the {counts.split} data: {why}"
+    raise InvalidDataset(f"{name}: {message}" if isinstance(name, str) else message, hint=hint)
 
 
 def split_rows(dataset: Any) -> tuple[Iterable[Row], Iterable[Row] | None]:

@@ -56,7 +56,7 @@ def prepare_grpo(
             if len(kept) == WINDOW_ROWS:
                 yield pa.table({"row": kept})
                 kept = []
-        some_left(counts, max_prompt_length or 0)
+        some_left(counts, rows, "grpo_args.max_prompt_length", max_prompt_length, filter_overlength)
         if kept:
             yield pa.table({"row": kept})
 

@@ -43,7 +43,7 @@ def prepare_kto(
         with_others = ((row, None) for row in kept) if split == "train" else _with_the_row_before(kept)
         while window := list(islice(with_others, WINDOW_ROWS)):
             yield _table(window, max_length)
-        some_left(counts, max_length)
+        some_left(counts, rows, "kto_args.max_length", max_length, filter_overlength)
 
     options = {"method": "kto", "max_length": max_length, "max_prompt_length": max_prompt_length}
     options |= {"filter_overlength": filter_overlength, "train": split == "train"}

@@ -31,6 +31,7 @@ def create_orpo_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Reso
         max_length=orpo.max_length,
         max_prompt_length=orpo.max_prompt_length,
         filter_overlength=config.filter_overlength_samples,
+        limit_field="orpo_args.max_length",
     )
     arguments = build_arguments(ORPOConfig, orpo_arguments(resolved.training_args, resolved.device, orpo))
     trainer = OpenSlothORPOTrainer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from opensloth.datasets.split import with_eval_split
 from opensloth.datasets.unpaired import prepare_kto
 from opensloth.errors import InvalidDataset
 from opensloth.rewards import RewardPolicy, build_rewards
+from opensloth.training.failures import describe
 from tests.support.tiny_model import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -66,10 +69,51 @@ def test_a_packed_row_holds_whole_samples_in_order_of_length() -> None:
 
 
 def test_nothing_left_is_an_invalid_dataset() -> None:
-    with pytest.raises(InvalidDataset, match="all 2 rows were dropped, 2 of them longer than 10 tokens"):
+    with pytest.raises(InvalidDataset, match="2 of them longer than fast_model_args.max_seq_length = 10 tokens"):
         prepare_sft([completion(50)] * 2, TOKENIZER, max_length=10)
     with pytest.raises(InvalidDataset, match="it has no rows"):
         prepare_sft([], TOKENIZER, max_length=10)
+
+
+@pytest.mark.parametrize(
+    ("method", "prepare", "field", "row"),
+    [
+        ("sft", partial(prepare_sft, max_length=10), "fast_model_args.max_seq_length", completion(50)),
+        ("dpo", partial(prepare_dpo, max_length=10), "dpo_args.max_length", pair(9, 9, 9)),
+        (
+            "orpo",
+            partial(prepare_dpo, max_length=10, limit_field="orpo_args.max_length"),
+            "orpo_args.max_length",
+            pair(9, 9, 9),
+        ),
+        ("kto", partial(prepare_kto, max_length=10), "kto_args.max_length", {**completion(50), "label": True}),
+        (
+            "grpo",
+            partial(prepare_grpo, rewards=build_rewards(["exact_match"], RewardPolicy()), max_prompt_length=10),
+            "grpo_args.max_prompt_length",
+            {"prompt": "p" * 50, "answer": "4"},
+        ),
+    ],
+    ids=["sft", "dpo", "orpo", "kto", "grpo"],
+)
+def test_where_all_rows_are_too_long_the_file_and_the_limits_own_field_are_named(
+    tmp_path: Path, method: str, prepare: Callable[..., Any], field: str, row: dict[str, Any]
+) -> None:
+    path = write_jsonl(tmp_path, [row] * 3)
+    rows = CanonicalRows(FileRows(path, "jsonl", path.name), method)
+    with pytest.raises(InvalidDataset) as caught:
+        prepare(rows, TOKENIZER)
+    failure = describe(caught.value, "preparing_data")
+    dropped = f"all 3 rows were dropped, 3 of them longer than {field} = 10 tokens"
+    assert failure.message == f"rows.jsonl: nothing is left of the train data: {dropped}"
+    assert failure.hint == f"raise {field}, or set filter_overlength_samples to false to cut long rows"
+
+
+def test_where_no_row_has_anything_to_train_on_no_length_is_blamed() -> None:
+    rows = [{"input_ids": [1, 2, 3], "labels": [IGNORE] * 3}]
+    with pytest.raises(InvalidDataset, match="none of its 1 rows has a token to train on") as caught:
+        prepare_sft(rows, TOKENIZER, max_length=10)
+    assert "raise" not in (caught.value.hint or "")
 
 
 def test_a_row_that_cannot_be_tokenized_is_named() -> None:
