@@ -23,7 +23,7 @@ Make = Callable[[Path], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One prepared dataset: an Arrow stream file, what was said about it, and whether it was there before."""
+    """One prepared dataset: an Arrow stream file, what was said about it, and whether another job had made it."""
 
     data: Path
     meta: dict[str, Any]
@@ -31,10 +31,14 @@ class Entry:
 
 
 class PreparedCache:
-    """A folder of prepared datasets of at most `limit_bytes`; what was used longest ago goes first."""
+    """A folder of prepared datasets of at most `limit_bytes`; what was used longest ago goes first.
 
-    def __init__(self, folder: Path | str, limit_bytes: int = LIMIT_BYTES) -> None:
+    What any process of `job` made is not reused by another one of the same job.
+    """
+
+    def __init__(self, folder: Path | str, limit_bytes: int = LIMIT_BYTES, job: str | None = None) -> None:
         self._folder = Path(folder)
+        self._job = job
         self._limit_bytes = limit_bytes
 
     @contextmanager
@@ -60,7 +64,8 @@ class PreparedCache:
             meta = json.loads((folder / META).read_bytes())
             if verify and file_sha256(folder / DATA) != meta["sha256"]:
                 return None
-            return Entry(folder / DATA, meta["about"], reused=True)
+            own = self._job is not None and meta.get("job") == self._job
+            return Entry(folder / DATA, meta["about"], reused=not own)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -70,7 +75,7 @@ class PreparedCache:
         aside.mkdir(parents=True)
         try:
             about = make(aside / DATA)
-            meta = {"about": about, "sha256": file_sha256(aside / DATA), "made_at": time.time()}
+            meta = {"about": about, "sha256": file_sha256(aside / DATA), "made_at": time.time(), "job": self._job}
             (aside / META).write_text(json.dumps(meta))
             shutil.rmtree(self._folder / key, ignore_errors=True)
             aside.rename(self._folder / key)

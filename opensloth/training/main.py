@@ -206,7 +206,7 @@ def _datasets(spec: RunSpec) -> dict[str, Any]:
     from opensloth.datasets.canonical import FileRows
     from opensloth.datasets.prepared_cache import PreparedCache
 
-    cache = PreparedCache(spec.cache_dir, spec.cache_bytes) if spec.cache_dir else None
+    cache = PreparedCache(spec.cache_dir, spec.cache_bytes, spec.job_id) if spec.cache_dir else None
     references = {"train": spec.dataset, "eval": spec.eval_dataset}
     return {
         split: FileRows(ref.path, ref.container, ref.name, ref.sha256, cache)

@@ -43,6 +43,14 @@ def test_a_second_preparation_reads_what_the_first_wrote_and_not_the_file(data, 
     assert {**second.counts.to_dict(), "reused": False} == first.counts.to_dict()
 
 
+def test_what_another_process_of_the_job_prepared_is_not_said_to_come_from_an_earlier_job(data, tmp_path):
+    folder = tmp_path / "cache"
+    ranks = [prepare(data, PreparedCache(folder, job="first")).counts for _ in range(2)]
+    later = prepare(data, PreparedCache(folder, job="second")).counts
+    assert [counts.reused for counts in (*ranks, later)] == [False, False, True]
+    assert "earlier job" not in ranks[1].sentence()
+
+
 def test_other_lengths_options_templates_and_methods_are_prepared_on_their_own(data, tmp_path):
     cache = PreparedCache(tmp_path / "cache")
     prepare(data, cache)
