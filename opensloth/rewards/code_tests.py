@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 from pydantic import Field
 
@@ -99,6 +100,12 @@ def tests_problem(params: CodeTestsParams, row: Row) -> str | None:
 
 def check_sandbox(_params: CodeTestsParams) -> None:
     """Raises SandboxUnavailable where code cannot be shut off, before anything is scored."""
+    _sandbox_works()
+
+
+@lru_cache(maxsize=1)
+def _sandbox_works() -> None:
+    """As above; once it has worked it is not tried again before each batch."""
     try:
         outcome = sandbox.run_tests("answer = 42", ["assert answer == 42"], sandbox.Limits(timeout_s=10.0))
     except sandbox.SandboxUnavailable as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import ConfigDict
 
@@ -17,17 +18,28 @@ class FileParams(Params):
     model_config = ConfigDict(extra="allow")
 
 
+_loaded: dict[Path, tuple[str, Callable[..., list[float]]]] = {}
+"""By file, its source as it was run and its function: what a file loads or counts stays from batch to batch."""
+
+
+def _function(file: FileReward) -> Callable[..., list[float]]:
+    """The file's function, run anew only if its source is another one than before."""
+    source, function = _loaded.get(file.path, (None, None))
+    if function is None or source != file.source:
+        _loaded.pop(file.path, None)  # what the old one holds goes before the new one loads the same
+        function = file.load()
+        _loaded[file.path] = file.source, function
+    return function
+
+
 def as_reward(file: FileReward) -> Reward[FileParams]:
     """The reward that `file` defines; its source runs when it first scores, in the helper process."""
-    loaded: list[Callable[..., list[float]]] = []
 
     def prepare(_params: FileParams) -> None:
-        if not loaded:
-            loaded.append(file.load())
+        _function(file)
 
     def score(params: FileParams, completions: Sequence[str], rows: Sequence[Row]) -> list[float]:
-        prepare(params)
-        return loaded[0](list(completions), [dict(row) for row in rows], **(params.model_extra or {}))
+        return _function(file)(list(completions), [dict(row) for row in rows], **(params.model_extra or {}))
 
     return Reward(
         name=f"file:{file.name}",

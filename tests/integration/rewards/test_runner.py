@@ -40,6 +40,14 @@ def reward(completions, rows):
     return [float(len(os.environ.get(text, ""))) for text in completions]
 """,
     "process": "import os\ndef reward(completions, rows):\n    return [float(os.getpid())] * len(rows)\n",
+    "counts": """
+calls = 0
+
+def reward(completions, rows):
+    global calls
+    calls += 1
+    return [float(calls)] * len(completions)
+""",
     "columns": "def reward(completions, rows):\n    return [float(row['a'] + len(row['prompt'])) for row in rows]\n",
 }
 
@@ -168,6 +176,12 @@ def test_the_helper_is_kept_between_calls_and_ends_with_its_runner(folder):
         assert run(runner, "file:process", ["a"]) == [pid]
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+def test_a_file_keeps_its_state_between_batches_until_it_is_edited(runner, folder):
+    assert [run(runner, "file:counts", ["a"]) for _ in range(3)] == [[1.0], [2.0], [3.0]]
+    (folder / "counts.py").write_text(FILES["counts"].replace("calls = 0", "calls = 10"))
+    assert [run(runner, "file:counts", ["a"]) for _ in range(2)] == [[11.0], [12.0]]
 
 
 def test_the_functions_for_trl_take_what_the_trainer_gives(runner):

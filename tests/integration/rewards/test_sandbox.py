@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opensloth.rewards import RewardFailed, RewardPolicy, RewardRunner, build_rewards, sandbox
+from opensloth.rewards import RewardFailed, RewardPolicy, RewardRunner, build_rewards, code_tests, sandbox
 from opensloth.rewards.sandbox import Limits, Outcome, run_tests
 
 QUICK = Limits(timeout_s=3.0)
@@ -298,5 +298,6 @@ def wait_for_busy_code() -> list[psutil.Process]:
 def test_a_host_that_cannot_shut_code_off_runs_none(monkeypatch):
     bound = build_rewards(["code_tests"], RewardPolicy())[0]
     monkeypatch.setattr(sandbox, "_mount_point", lambda: "/nonexistent")
+    code_tests._sandbox_works.cache_clear()
     with pytest.raises(sandbox.SandboxUnavailable, match=r"mount on /nonexistent.*namespaces"):
         bound.reward.prepare(bound.params)
