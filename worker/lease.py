@@ -74,7 +74,8 @@ class Lease(threading.Thread):
         began = time.monotonic()
         ours, intent = self._attempts.renew(self._job_id, self._attempt)
         if not ours:
-            log.warning("%s: attempt %d is not ours any more", self._job_id, self._attempt)
+            if not self._over.is_set():  # else it has just ended
+                log.warning("%s: attempt %d is not ours any more", self._job_id, self._attempt)
             self._on_loss()
             return False
         self._good_until = began + self._settings.lease_s

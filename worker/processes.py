@@ -21,6 +21,7 @@ from worker.environment import trainer_environment
 
 START_TOLERANCE_S = 1.0
 """Two readings of a process's start time differ by less than this."""
+_GONE_S = 10.0
 
 
 @dataclass
@@ -131,13 +132,17 @@ def _secrets_pipe(secrets: Mapping[str, str]) -> int:
 
 
 def kill_leftovers(processes: list[dict[str, Any]]) -> int:
-    """Kill the groups of an earlier worker's ranks, each only if its start time is the recorded one."""
-    killed = 0
+    """Kill the groups of an earlier worker's ranks, each only if its start time is the recorded one.
+
+    Returns how many there were, once they are gone: until then a next attempt would not be alone.
+    """
+    killed: list[psutil.Process] = []
     for entry in processes:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             process = psutil.Process(int(entry["pid"]))
             if abs(process.create_time() - float(entry["started"])) < START_TOLERANCE_S:
                 kill_descendants(process.pid)
                 os.killpg(os.getpgid(process.pid), signal.SIGKILL)
-                killed += 1
-    return killed
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=_GONE_S)
+    return len(killed)
