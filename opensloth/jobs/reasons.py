@@ -117,7 +117,7 @@ _ALL = [
     ),
     Reason("drained", "the host was stopped", "it resumes by itself", retryable=True, charged=False),
     Reason("stalled", "the training made no progress", "the stacks on the job say where it stood", retryable=True),
-    Reason("time_limit", "the time limit was reached", "raise time_limit; the checkpoints are kept"),
+    Reason("time_limit", "the time limit was reached", "raise time_limit; checkpoints, if it saved any, are kept"),
     Reason("paused", "it was paused", "resume it when it should go on", retryable=True, charged=False),
     Reason("cancelled", "it was cancelled", "submit again if it is still wanted"),
     Reason("dependency_failed", "a job that it depends on did not succeed", "retry that job first"),

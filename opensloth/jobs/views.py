@@ -73,6 +73,7 @@ class JobView(BaseModel):
     export_of: str | None = Field(None, description="The job whose result this export is made from.")
     name: str
     owner: str
+    team: str
     state: str
     reason: str | None = None
     stop_intent: str | None = Field(
@@ -112,6 +113,7 @@ class JobView(BaseModel):
             export_of=row.export_of,
             name=row.name,
             owner=row.owner,
+            team=row.team,
             state=row.state,
             reason=row.reason,
             stop_intent=row.stop_intent,

@@ -95,6 +95,7 @@ class Job(Shape):
     export_of: str | None = None
     name: str | None = None
     owner: str | None = None
+    team: str | None = None
     state: str
     reason: str | None = None
     queue: Told | None = None
