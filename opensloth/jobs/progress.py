@@ -38,7 +38,7 @@ class RecordSink:
                     split = str(data.get("split", "train"))
                     changes["data"] = counts | {split: {k: v for k, v in data.items() if k != "split"}}
                 case "metrics":
-                    changes["progress"] = _progress(data) | {"at": session.scalar(select(db_now()))}
+                    changes["progress"] = _progress(data)
                     changes["metrics"] = dict(changes.get("metrics") or row.metrics or {}) | data.get("metrics", {})
                 case "checkpoint":
                     self._checkpoint(session, row, data)
@@ -46,6 +46,8 @@ class RecordSink:
                     self._started(session, row, data)
                 case _:
                     pass
+        if "progress" in changes:
+            changes["progress"]["at"] = session.scalar(select(db_now()))
         if changes:
             session.execute(update(JobRow).where(JobRow.id == row.id).values(**changes))
             session.refresh(row)
