@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from opensloth.scheduling.room import Host, Room, Spot
+from opensloth.scheduling.room import INFINITY, Host, Room, Spot
 from opensloth.scheduling.types import QueuedJob, Running
 
 
@@ -18,6 +18,8 @@ def cheapest(
     """
     stoppable = {job_id for job_id, other in running.items() if may_stop(other, job, now)}
     stopping = {job_id for job_id, other in running.items() if other.stopping}
+    if any(_clearing(host, job, stopping) >= job.devices for host in room.hosts):
+        return None
     options = []
     for host in room.hosts if stoppable else ():
         if not _fits(host, job, stoppable | stopping):
@@ -69,6 +71,11 @@ def _needed(host: Host, job: QueuedJob, candidates: Sequence[Running], stopping:
         else:
             victims.append(other)
     return victims
+
+
+def _clearing(host: Host, job: QueuedJob, stopping: set[str]) -> int:
+    """Devices that it will have once what is being stopped has gone, those left out that are kept for others."""
+    return sum(spot.would_take(job, stopping) and spot.held_from == INFINITY for spot in host.spots)
 
 
 def _fits(host: Host, job: QueuedJob, gone: set[str]) -> bool:

@@ -16,7 +16,7 @@ LONG = [{"prompt": "Say it", "completion": "x" * 500}]
 @pytest.mark.parametrize(
     ("code", "in_message", "options"),
     [
-        ("dataset_error", "longer than 128 tokens", {"rows": LONG}),
+        ("dataset_error", "max_seq_length = 128 tokens", {"rows": LONG}),
         ("dataset_error", "row 2: `text` is missing", {"rows": [{"text": "fine"}, {"title": "no text"}]}),
         ("invalid_arguments", "no_such_argument", {"arguments": {"no_such_argument": 1}}),
         ("invalid_arguments", "no_such_layer", {"config": {"lora_args": {"target_modules": ["no_such_layer"]}}}),

@@ -44,7 +44,7 @@ def test_exact_estimates_and_no_later_arrivals_give_exact_forecasts():
     ("line", "message"),
     [
         ("{", "line 2"),
-        ('{"id": "a"}', "line 2: .*missing"),
+        ('{"id": "a"}', "line 2: .*must be there"),
         ('{"id": "a", "user": "u", "submit_s": 0, "run_s": 0}', "line 2: .*above 0"),
         ('{"id": "a", "user": "u", "submit_s": 0, "run_s": 1, "priority": "top"}', "'top', not one of low"),
     ],
