@@ -30,7 +30,7 @@ test: check ## what must pass before a commit: `make check` and the quick tests
 	@$(PARALLEL) -m "not slow and not gpu" $(TESTS) $(ARGS)
 
 test-all: check ## every test that needs no GPU
-	@$(PARALLEL) -m "not gpu" $(TESTS) $(ARGS)
+	@$(PARALLEL) --hypothesis-profile=default -m "not gpu" $(TESTS) $(ARGS)
 
 check: .venv/installed ## lint, format, types and the direction of imports
 	@$(PY) -m ruff check --quiet .

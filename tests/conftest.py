@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from migrations.__main__ import upgrade
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support import servers
+
+# The quick tests try the same examples each time, so that a change fails by what it changes; `make test-all` looks for
+# new ones, and what it finds becomes an `@example`.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
