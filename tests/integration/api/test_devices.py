@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"host_timeout_s": 600.0})  # no worker runs here
+    return settings.model_copy(update={"host_timeout_s": 600.0, "lease_s": 600.0})  # no worker runs here
 
 
 @pytest.fixture
