@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Connection, Double, MetaData, create_engine, event, make_url, text
+from sqlalchemy import JSON, BigInteger, Connection, Double, MetaData, create_engine, event, make_url, select, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -116,6 +116,11 @@ class Database:
         """Raise Unavailable unless the database answers."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
+
+
+def now_of(session: Session) -> float:
+    """The moment by the database's clock, in seconds since 1970."""
+    return float(session.scalar(select(db_now())) or 0.0)
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:

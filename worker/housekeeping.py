@@ -7,9 +7,7 @@ import shutil
 import threading
 import time
 
-from sqlalchemy import select
-
-from opensloth.database import db_now
+from opensloth.database import now_of
 from opensloth.errors import Unavailable
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.states import TERMINAL
@@ -63,7 +61,7 @@ class Housekeeping(threading.Thread):
         over = [state.value for state in TERMINAL]
         for name in names:
             with self._services.database.read() as session:
-                now = session.scalar(select(db_now())) or 0.0
+                now = now_of(session)
                 row = session.get(JobRow, name)
             if row is None or (row.state in over and (row.ended_at or now) < now - RUN_KEPT_S):
                 shutil.rmtree(runs / name, ignore_errors=True)

@@ -18,7 +18,7 @@ from opensloth.accounts.callers import HOST, ROLES, Caller, Role
 from opensloth.accounts.rows import DEFAULT_TEAM, ApiKeyRow, UserRow
 from opensloth.accounts.scopes import checked_scopes, within
 from opensloth.accounts.users import add_user
-from opensloth.database import Database, db_now
+from opensloth.database import Database, db_now, now_of
 from opensloth.errors import Conflict, FieldError, NotAllowed, NotAuthenticated, NotFound, Unavailable
 
 __all__ = ["Caller", "KeyService", "Role"]
@@ -113,7 +113,7 @@ class KeyService:
         """
         with self._db.write() as session:
             old = _found(session, key_id, by)
-            now = session.scalar(select(db_now())) or 0.0
+            now = now_of(session)
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict(f"the key {key_id} has ended", hint="make a new one", code="key_ended")
             if expires_in_s is not None:
@@ -136,7 +136,7 @@ class KeyService:
             row = _found(session, key_id, by)
             if row.revoked_at is None:
                 require_another_admin(session, key_id=key_id)
-                row.revoked_at = session.scalar(select(db_now()))
+                row.revoked_at = now_of(session)
                 record(session, by, "key.revoke", key_id, owner=row.owner)
             return row
 
@@ -229,7 +229,7 @@ def _admin_key(session: Session) -> str:
 
 def _add(session: Session, new: NewKey, by: Caller, action: str, **data: str) -> Made:
     key = f"sk-sloth-{secrets.token_urlsafe(32)}"
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     row = ApiKeyRow(
         id=f"key-{secrets.token_hex(8)}",
         owner=new.owner,

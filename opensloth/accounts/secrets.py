@@ -16,7 +16,7 @@ from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller
 from opensloth.accounts.rows import DEFAULT_TEAM, SecretRow, UserRow
 from opensloth.accounts.users import require_team
-from opensloth.database import Database, db_now
+from opensloth.database import Database, now_of
 from opensloth.errors import FieldError, InvalidInput, NotAllowed, NotFound, OpenSlothError
 from opensloth.settings import Settings
 
@@ -53,7 +53,7 @@ class SecretService:
         with self._db.write() as session:
             if team is not None:
                 require_team(session, team)
-            now = session.scalar(select(db_now())) or 0.0
+            now = now_of(session)
             row = session.get(SecretRow, (owner, name), with_for_update=True)
             is_new = row is None
             if row is None:

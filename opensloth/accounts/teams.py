@@ -12,7 +12,7 @@ from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, visible_to
 from opensloth.accounts.rows import DEFAULT_TEAM, TeamRow, UserRow
 from opensloth.accounts.users import NAME, Belongings
-from opensloth.database import Database, db_now
+from opensloth.database import Database, now_of
 from opensloth.errors import Conflict, FieldError, InvalidInput, NotFound
 
 
@@ -42,7 +42,7 @@ class TeamService:
         with self._db.write() as session:
             if session.get(TeamRow, name) is not None:
                 raise Conflict(f"there is a team {name!r} already", hint=f"`opensloth teams set {name}` changes it")
-            row = TeamRow(name=name, created_at=session.scalar(select(db_now())) or 0.0, **limits)
+            row = TeamRow(name=name, created_at=now_of(session), **limits)
             session.add(row)
             session.flush()
             record(session, caller, "team.create", name, **limits)

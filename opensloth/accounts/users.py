@@ -13,7 +13,7 @@ from opensloth.accounts.admins import require_another_admin
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, Role, require_visible, visible_to
 from opensloth.accounts.rows import ApiKeyRow, SecretRow, TeamRow, UserRow
-from opensloth.database import Database, db_now
+from opensloth.database import Database, now_of
 from opensloth.errors import Conflict, FieldError, InvalidInput
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -73,7 +73,7 @@ class UserService:
                 elif not value:
                     row.disabled_at = None
                 elif row.disabled_at is None:
-                    row.disabled_at = session.scalar(select(db_now()))
+                    row.disabled_at = now_of(session)
             record(session, caller, "user.change", name, **changes)
             return row
 
@@ -111,7 +111,7 @@ def add_user(
             fields=[FieldError(field, "use 1 to 64 letters, digits, dots, dashes, underscores or @")],
         )
     require_team(session, team)
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     row = UserRow(name=name, team=team, role=role, created_at=now, **(more or {}))
     session.add(row)
     session.flush()

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,32 +31,39 @@ SLOWEST_BYTES_PER_S = 2 * 2**20
 
 def check_isolated(path: Path, filename: str, max_line_bytes: int) -> FileCheck:
     """The check of the file at `path`. Raises InvalidDataset, or TooLarge if it unpacks beyond all measure."""
-    time_limit = LEAST_TIME_S + path.stat().st_size / SLOWEST_BYTES_PER_S
-    limits = [str(max_line_bytes), str(CHILD_MEMORY_BYTES)]
-    command = [sys.executable, "-m", "opensloth.datasets.isolated", str(path), filename, *limits]
-    try:
-        done = subprocess.run(
-            command,
-            env=child_environment(),
-            capture_output=True,
-            timeout=time_limit,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise TooLarge("the file takes too long to unpack; write fewer rows to a file") from None
-    if done.returncode != 0:
-        raise TooLarge(
-            "the file needs too much memory or is damaged; write Parquet with row groups of at most 128 MB",
-            code="parquet_unreadable",
-        )
-    answer = json.loads(done.stdout)
+    arguments = [str(path), filename, str(max_line_bytes), str(CHILD_MEMORY_BYTES)]
+    answer = run_child("opensloth.datasets.isolated", arguments, path.stat().st_size, "the file")
     if "refused" in answer:
         raise _refusal(answer)
     check = FileCheck.model_validate(answer)
     if not check.rows:
         raise not_a_dataset("the file has no rows; write at least one")
     return check
+
+
+def run_child(module: str, arguments: Sequence[str], size: int, what: str) -> dict[str, Any]:
+    """What `module` answers, run on `what`, of `size` bytes, in a process of little memory, time and environment.
+
+    Raises TooLarge where it took too long or died.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env=child_environment(),
+            capture_output=True,
+            timeout=LEAST_TIME_S + size / SLOWEST_BYTES_PER_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TooLarge(f"{what} could not be unpacked in time; write fewer rows to a file") from None
+    if done.returncode != 0:
+        raise TooLarge(
+            f"reading {what} took too much memory, or found damage; write Parquet with row groups of at most 128 MB",
+            code="parquet_unreadable",
+        )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def child_environment() -> dict[str, str]:

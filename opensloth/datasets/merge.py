@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from opensloth.datasets.isolated import CHILD_MEMORY_BYTES, LEAST_TIME_S, SLOWEST_BYTES_PER_S, child_environment
+from opensloth.datasets.isolated import CHILD_MEMORY_BYTES, run_child
 from opensloth.datasets.readers import PARQUET_BATCH_ROWS, iter_records
 from opensloth.datasets.records import Unreadable
 from opensloth.errors import InvalidDataset, OpenSlothError, TooLarge
@@ -26,26 +25,9 @@ def merge_isolated(paths: list[Path], target: Path, max_bytes: int, max_line_byt
 
     Raises InvalidDataset for a file that cannot be read and TooLarge where `target` would exceed `max_bytes`.
     """
-    limits = [str(max_bytes), str(max_line_bytes)]
-    command = [sys.executable, "-m", "opensloth.datasets.merge", str(target), *limits, *map(str, paths)]
-    time_limit = LEAST_TIME_S + sum(path.stat().st_size for path in paths) / SLOWEST_BYTES_PER_S
-    try:
-        done = subprocess.run(
-            command,
-            env=child_environment(),
-            capture_output=True,
-            timeout=time_limit,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise TooLarge("the files take too long to unpack; keep fewer rows in them") from None
-    if done.returncode != 0:
-        raise TooLarge(
-            "the files need too much memory or are damaged; write Parquet with row groups of at most 128 MB",
-            code="parquet_unreadable",
-        )
-    answer = json.loads(done.stdout)
+    arguments = [str(target), str(max_bytes), str(max_line_bytes), *map(str, paths)]
+    size = sum(path.stat().st_size for path in paths)
+    answer = run_child("opensloth.datasets.merge", arguments, size, "the files")
     if "refused" in answer:
         kind = TooLarge if answer["too_large"] else InvalidDataset
         raise kind(answer["refused"], code=answer["code"], hint=answer["hint"])

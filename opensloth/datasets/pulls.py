@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.accounts.secrets import SecretService
-from opensloth.database import Database, after_commit, db_now, insert_of
+from opensloth.database import Database, after_commit, db_now, insert_of, now_of
 from opensloth.datasets.hub_fetch import fetch, file_name, find
 from opensloth.datasets.hub_names import SPELLING, HubDataset, parse_hub_dataset
 from opensloth.datasets.rows import DatasetPullRow, FileRow
@@ -104,7 +104,7 @@ class PullService:
         if parse_hub_dataset(dataset) is None:
             message = f"{dataset[:100]!r} is no dataset of the hub; write {SPELLING}"
             raise InvalidInput("a dataset cannot be found", fields=[FieldError(field, message, "dataset_not_found")])
-        now = session.scalar(select(db_now())) or 0.0
+        now = now_of(session)
         values = {"owner": caller.owner, "source": dataset, "secret": secret or "", "status": "importing"}
         same = [getattr(DatasetPullRow, name) == value for name, value in values.items()]
         while True:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
-from opensloth.database import Database, db_now, insert_of
+from opensloth.database import Database, insert_of, now_of
 from opensloth.datasets.forms import Form, form_named
 from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, FormCheck, MethodCheck, RowError
 from opensloth.datasets.rows import FileCheckRow, FileRow
@@ -133,7 +133,7 @@ class FileService:
         try:
             with self._db.write() as session:
                 self._require_quota(session, caller, row.bytes)
-                row.created_at = session.scalar(select(db_now())) or 0.0
+                row.created_at = now_of(session)
                 session.add(row)
                 _keep_check(session, sha256, check, row.created_at)
                 record(session, caller, "file.upload", row.id, filename=row.filename, bytes=row.bytes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from opensloth.database import db_now, insert_of
+from opensloth.database import insert_of, now_of
 from opensloth.devices.rows import ShapeRow
 
 _MOST_SIMILAR = 100
@@ -52,7 +52,7 @@ def shape_key(
 
 def learn(session: Session, shape: str, *, peak_bytes: int | None, start_s: float | None, step_s: float | None) -> None:
     """Take up what a job that succeeded has needed: the largest peak of all, the newest times."""
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     values = {"peak_bytes": peak_bytes, "start_s": start_s, "step_s": step_s, "updated_at": now}
     insert = insert_of(session)(ShapeRow).values(shape=shape, jobs=1, **values)
     new = insert.excluded

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from opensloth.database import Database, after_commit, db_now
+from opensloth.database import Database, after_commit, now_of
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import EventView, Record, finite, rfc3339
 from opensloth.events.rows import EventCounterRow, EventRow
@@ -40,7 +40,7 @@ class EventStore:
         if last is None:
             last = len(records)
             session.execute(insert(EventCounterRow).values(job_id=job_id, last_seq=last))
-        return self._insert(session, job_id, attempt, records, last, session.scalar(select(db_now())) or 0.0)
+        return self._insert(session, job_id, attempt, records, last, now_of(session))
 
     def begin(self, session: Session, job_id: str, record: Record, now: float) -> None:
         """`append` of the first event of a new job, which has no number yet."""
@@ -71,7 +71,7 @@ class EventStore:
             execution_options={"synchronize_session": False},
         )
         last = dict(counted.tuples().all())
-        now = session.scalar(select(db_now())) or 0.0
+        now = now_of(session)
         rows = [
             _row(job_id, last[job_id], attempt, record, now) for job_id, (attempt, record) in sorted(records.items())
         ]

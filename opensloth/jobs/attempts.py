@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from opensloth.database import Database, after_commit, db_now
+from opensloth.database import Database, after_commit, db_now, now_of
 from opensloth.devices.shapes import learn
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
@@ -230,7 +230,7 @@ class AttemptService:
     def _reap(self, job_id: str, attempt: int) -> bool:
         with self._db.write() as session:
             row = locked(session, job_id)
-            now = session.scalar(select(db_now())) or 0.0
+            now = now_of(session)
             if row is None or row.attempt != attempt or row.state not in _LIVE or (row.lease_until or 0.0) >= now:
                 return False
         code = "host_lost" if row.taken_up else "not_taken_up"
@@ -311,7 +311,7 @@ class AttemptService:
             values["error"] = _error(why, end, text)
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return
-        values |= {"retries": decision.retries, "not_before": (session.scalar(select(db_now())) or 0) + decision.wait_s}
+        values |= {"retries": decision.retries, "not_before": now_of(session) + decision.wait_s}
         again = f"{text}; it is tried again"
         transition(session, self._events, row.id, State.QUEUED, reason=why.code, message=again, values=values)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
-from opensloth.database import Database, after_commit, db_now
+from opensloth.database import Database, after_commit, now_of
 from opensloth.errors import Conflict, NotAllowed
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
@@ -94,7 +94,7 @@ class ControlService:
                     code="stopping",
                 )
             if state is State.PAUSED:
-                now = session.scalar(select(db_now()))
+                now = now_of(session)
                 values = {"queued_at": now, "not_before": None}
                 text = f"resumed by {caller.owner}"
                 transition(session, self._events, job_id, State.QUEUED, message=text, values=values)

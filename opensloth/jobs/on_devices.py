@@ -10,7 +10,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller
-from opensloth.database import Database, db_now
+from opensloth.database import Database, now_of
 from opensloth.devices.rows import DeviceLeaseRow, DeviceRow, HostRow
 from opensloth.errors import NotFound
 from opensloth.events.records import rfc3339
@@ -84,7 +84,7 @@ class DeviceViews:
         return found[0]
 
     def _read(self, session: Session, caller: Caller, device_id: str | None = None) -> list[DeviceView]:
-        now = session.scalar(select(db_now())) or 0.0
+        now = now_of(session)
         query = select(DeviceRow, HostRow).join(HostRow, HostRow.id == DeviceRow.host_id)
         if device_id is not None:
             query = query.where(DeviceRow.id == device_id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from opensloth.database import db_now
+from opensloth.database import now_of
 from opensloth.events.records import Record, finite
 from opensloth.events.store import EventStore
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
@@ -47,13 +47,13 @@ class RecordSink:
                 case _:
                     pass
         if "progress" in changes:
-            changes["progress"]["at"] = session.scalar(select(db_now()))
+            changes["progress"]["at"] = now_of(session)
         if changes:
             session.execute(update(JobRow).where(JobRow.id == row.id).values(**changes))
             session.refresh(row)
 
     def _started(self, session: Session, row: JobRow, data: dict[str, Any]) -> None:
-        now = session.scalar(select(db_now()))
+        now = now_of(session)
         resumed = int(data.get("resumed_step") or 0)
         session.execute(
             update(AttemptRow)
@@ -80,7 +80,7 @@ class RecordSink:
                 bytes=int(data.get("bytes", 0)),
                 save_s=float(data.get("save_s", 0.0)),
                 metrics=data.get("metrics") or {},
-                created_at=session.scalar(select(db_now())) or 0.0,
+                created_at=now_of(session),
             )
         )
         for key in data.get("removed") or []:

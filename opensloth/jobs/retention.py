@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts import audit
 from opensloth.accounts.callers import Caller
-from opensloth.database import Database, db_now
+from opensloth.database import Database, now_of
 from opensloth.datasets.rows import FileRow
 from opensloth.jobs.deletion import forget_checkpoints, user_of_checkpoints, user_of_job
 from opensloth.jobs.rows import JobRow
@@ -100,7 +100,7 @@ class RetentionService:
             return
         for names in _chunks(self._storage.list_keys("jobs")):
             with self._db.read() as session:
-                now = session.scalar(select(db_now())) or 0.0
+                now = now_of(session)
                 ended = select(JobRow).where(
                     JobRow.id.in_(names),
                     JobRow.state.in_([state.value for state in TERMINAL]),

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.accounts.rows import TeamRow, UserRow
-from opensloth.database import Database, after_commit, db_now
+from opensloth.database import Database, after_commit, now_of
 from opensloth.datasets.pulls import PullService
 from opensloth.datasets.service import FileService
 from opensloth.errors import FieldError, IdempotencyMismatch, InvalidInput, NotAllowed
@@ -109,7 +109,7 @@ class JobService:
                             key=idempotency_key,
                             body_sha256=digest,
                             job_id=job_id,
-                            created_at=_now(session),
+                            created_at=now_of(session),
                         )
                     )
                     session.flush()
@@ -172,7 +172,7 @@ class JobService:
         account = session.get(UserRow, row.owner), session.get(TeamRow, row.team)
         require_allowed(row, *account)
         require_room(session, *account)
-        now = _now(session)
+        now = now_of(session)
         state = State.WAITING if depends_on or pulls else State.QUEUED
         row.state, row.created_at = state.value, now
         row.queued_at = now if state is State.QUEUED else None
@@ -311,7 +311,3 @@ def changeable(session: Session, job_id: str, caller: Caller, action: str, **dat
 
 def _found(row: JobRow | None, job_id: str, caller: Caller) -> JobRow:
     return require_visible(row, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
-
-
-def _now(session: Session) -> float:
-    return session.scalar(select(db_now())) or 0.0

@@ -9,7 +9,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.usage import Spent, month_start, usage_now
-from opensloth.database import db_now
+from opensloth.database import now_of
 from opensloth.devices.rows import DeviceLeaseRow, DeviceRow, HostRow
 from opensloth.jobs.rows import AttemptRow, JobRow
 from opensloth.jobs.states import State
@@ -44,7 +44,7 @@ class Situation:
 
 def read_situation(session: Session, settings: Settings, *, with_queue: bool = True) -> Situation:
     """The box as it is now; times are seconds by the database's clock."""
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     # Who lets jobs be stopped after seconds does not want others to wait for minutes.
     rules = Rules(min_run_s=settings.min_run_s, worth_preempting_s=min(180.0, 0.3 * settings.min_run_s))
     queue = _queue(session) if with_queue else []
@@ -63,7 +63,7 @@ def still_holds(session: Session, seen: Situation, settings: Settings) -> bool:
     """
     if read_leases(session) != seen.leases:
         return False
-    devices, _ = _devices(session, (session.scalar(select(db_now())) or 0.0) - settings.host_timeout_s)
+    devices, _ = _devices(session, now_of(session) - settings.host_timeout_s)
     return _usable(devices) == _usable(seen.devices)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.usage import charge
-from opensloth.database import db_now
+from opensloth.database import now_of
 from opensloth.datasets.rows import DatasetPullRow
 from opensloth.devices.rows import DeviceLeaseRow, DeviceRow
 from opensloth.events.records import Level, Record
@@ -50,7 +50,7 @@ def transition(
     source = State(row.state)
     if not is_allowed(source, target) or (sources is not None and source not in sources):
         return False
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     changes: dict[str, Any] = {"state": target.value, "reason": reason, **(values or {})}
     if target in TERMINAL:
         changes["ended_at"] = now
@@ -92,7 +92,7 @@ def start_all(session: Session, events: EventStore, starts: Sequence[Start], lea
     moved = [start for start in starts if start.job_id in before]
     if not moved:
         return []
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     for_next = {
         "state": State.STARTING.value,
         "reason": None,
@@ -205,7 +205,7 @@ def release_if_ready(session: Session, events: EventStore, job_id: str) -> None:
         .limit(1)
     )
     if open_ones is None and open_pull is None:
-        now = session.scalar(select(db_now()))
+        now = now_of(session)
         transition(session, events, job_id, State.QUEUED, sources=[State.WAITING], values={"queued_at": now})
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import HOST, Caller, require_visible, visible_to
 from opensloth.accounts.secrets import SecretService
-from opensloth.database import Database, after_commit, db_now
+from opensloth.database import Database, after_commit, now_of
 from opensloth.errors import Conflict, FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
 from opensloth.models.catalogue import CATALOGUE, HUB_ID
@@ -123,7 +123,7 @@ class ModelRegistry:
                     hint="choose another id, or delete it first",
                 )
             if row is None:
-                now = session.scalar(select(db_now())) or 0.0
+                now = now_of(session)
                 row = ModelRow(
                     id=model_id, kind="base", status="failed", owner=caller.owner, source=source, created_at=now
                 )
@@ -236,7 +236,7 @@ def add_result(
     """Register what a job made; returns the model's id, `ft:base:owner:name:suffix`."""
     slug = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "job"
     model_id = f"ft:{base_id.rsplit('/', 1)[-1]}:{owner}:{slug}:{random.token_hex(4)}"
-    now = session.scalar(select(db_now())) or 0.0
+    now = now_of(session)
     session.add(
         ModelRow(
             id=model_id,
