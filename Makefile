@@ -65,13 +65,13 @@ IMAGE := --python-version 3.12 --python-platform x86_64-manylinux_2_28 --constra
 # Unsloth's newest release asks for a certifi that the registry does not have; the one that is tested is taken instead.
 lock: .venv/installed ## write the lock files anew from pyproject.toml
 	@{ echo '# Every version that OpenSloth is tested with; made by `make lock`. torch is installed apart from it (see the Makefile).'; \
-	  $(COMPILE) --extra api --extra worker --extra train --group dev --universal $(NOT_LOCKED:%=--no-emit-package %); } > .lock.new
+	  $(COMPILE) --extra api --extra worker --extra train --extra s3 --group dev --universal $(NOT_LOCKED:%=--no-emit-package %); } > .lock.new
 	@mv .lock.new requirements.lock
 	@{ echo '# What the api image installs, in the versions of requirements.lock; made by `make lock`.'; \
-	  $(COMPILE) --extra api $(IMAGE); } > .lock.new
+	  $(COMPILE) --extra api --extra s3 $(IMAGE); } > .lock.new
 	@mv .lock.new requirements-api.lock
 	@{ echo '# What the worker image installs, in the versions of requirements.lock; made by `make lock`.'; \
-	  $(COMPILE) --extra worker --extra gpu $(IMAGE) --override <(grep -o '^certifi==[0-9.]*' requirements.lock); } > .lock.new
+	  $(COMPILE) --extra worker --extra gpu --extra s3 $(IMAGE) --override <(grep -o '^certifi==[0-9.]*' requirements.lock); } > .lock.new
 	@mv .lock.new requirements-worker.lock
 
 clean: ## remove .venv, caches and what the demo left in the tree
