@@ -137,11 +137,16 @@ def from_domain(error: OpenSlothError) -> JSONResponse:
 
 def from_validation(errors: Iterable[Mapping[str, Any]]) -> JSONResponse:
     """The answer to parameters or a body that FastAPI found wrong."""
+    return from_domain(invalid_request(errors))
+
+
+def invalid_request(errors: Iterable[Mapping[str, Any]]) -> InvalidInput:
+    """What FastAPI found wrong in parameters or a body, as an error of our own."""
     fields = [
         FieldError(_path(error["loc"]), str(error["msg"]).removeprefix("Value error, "), str(error["type"]))
         for error in errors
     ]
-    return from_domain(InvalidInput("the request is not valid", fields=fields))
+    return InvalidInput("the request is not valid", fields=fields)
 
 
 def from_http(error: HTTPException) -> JSONResponse:
