@@ -83,10 +83,14 @@ class EventStore:
 
         after_commit(session, publish)
 
-    def list(self, job_id: str, after: int = 0, limit: int = 100, *, newest_first: bool = False) -> list[EventView]:
-        """Events with `seq` beyond `after`, oldest first unless asked otherwise."""
+    def list(
+        self, job_id: str, after: int = 0, limit: int = 100, *, newest_first: bool = False, before: int | None = None
+    ) -> list[EventView]:
+        """Events with `seq` beyond `after` and below `before`, oldest first unless asked otherwise."""
         order = EventRow.seq.desc() if newest_first else EventRow.seq
         query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after).order_by(order).limit(limit)
+        if before is not None:
+            query = query.where(EventRow.seq < before)
         with self._db.read() as session:
             return [EventView.of(row) for row in session.scalars(query)]
 
