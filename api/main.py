@@ -9,6 +9,8 @@ from fastapi import FastAPI
 
 from api import document, errors
 from api.middleware import RequestGuard
+from api.openai import graders
+from api.openai.errors import ERRORS as OPENAI_ERRORS
 from api.routers import (
     artifacts,
     audit,
@@ -84,6 +86,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(module.router, responses=document.ERRORS)
     app.include_router(health.router)
+    for module in (graders,):
+        app.include_router(module.router, responses=OPENAI_ERRORS)
+        app.include_router(router, responses=OPENAI_ERRORS)
     document.complete(app)
     return app
 

@@ -145,8 +145,9 @@ class Services:
         events = EventStore(database, publisher)
         files = FileService(database, storage, settings, user_of_file, require_bytes)
         secrets = SecretService(database, settings)
-        models = ModelRegistry(database, storage, publisher, user_of_models)
-        rewards = RewardPolicy((settings.reward_urls or "").split(), settings.rewards, settings.reward_timeout_s)
+        models = ModelRegistry(database, storage, publisher, user_of_models, checkpoint_of)
+        urls = (settings.reward_urls or "").split()
+        rewards = RewardPolicy(urls, settings.rewards, settings.reward_timeout_s, settings.reward_python)
 
         def on_pull_end(session: Session, pull: DatasetPullRow) -> None:
             settle_pull(session, pull, events, files, rewards)

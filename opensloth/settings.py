@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """Folder of an administrator's own rewards in Python; `$OPENSLOTH_HOME/rewards` if not set."""
     reward_timeout_s: float = 60.0
     """The longest that one reward may take for one batch of answers."""
+    reward_python: bool = False
+    """Whether jobs may bring Python of their own as a reward (OpenAI's `python` grader); it runs in the sandbox."""
 
     secret_key: str | None = Field(default=None, repr=False)
     """Key that encrypts secrets: 32 bytes in URL-safe base64, the same on all hosts; if not set, `secret.key` in

@@ -80,6 +80,7 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
     return run, resolved.to_json()
+        reward_python=services.rewards.python,
 
 
 def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:

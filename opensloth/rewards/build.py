@@ -13,7 +13,17 @@ from pydantic import ValidationError
 from opensloth.datasets.messages import shown
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.method_args import MAX_REWARDS
-from opensloth.rewards import code_tests, graders, http, json_schema, length, matching, numeric  # noqa: F401 - register
+from opensloth.rewards import (  # noqa: F401 - register
+    code_tests,
+    graders,
+    http,
+    json_schema,
+    length,
+    matching,
+    multi,
+    numeric,
+    python_grader,
+)
 from opensloth.rewards.file_reward import as_reward
 from opensloth.rewards.files import PREFIX, FileReward, FileRewardRefused, list_files, read_file
 from opensloth.rewards.registry import Reward, reward_map
@@ -95,7 +105,16 @@ def _bind(given: Any, index: int, taken: set[str], policy: RewardPolicy, path: s
     if isinstance(params, http.HttpParams) and params.url not in policy.urls:
         message = "this URL is not among those that the administrator allows for rewards (OPENSLOTH_REWARD_URLS)"
         raise InvalidInput(message, fields=[FieldError(f"{path}.params.url", message, "url_not_allowed")])
+    if not policy.python and brings_python(spec.name, params):
+        message = "this server takes no Python of a job's own; an admin allows it with OPENSLOTH_REWARD_PYTHON=true"
+        raise InvalidInput(message, fields=[FieldError(f"{path}.name", message, "python_not_allowed")])
     return BoundReward(index, unique_label(spec.name, taken), spec.weight, spec, params, reward)
+
+
+def brings_python(name: str, params: Params) -> bool:
+    """Whether a reward runs Python that came with the job."""
+    parts = [spec.name for spec in params.graders.values()] if isinstance(params, multi.MultiParams) else [name]
+    return python_grader.NAME in parts
 
 
 def unique_label(name: str, taken: Collection[str]) -> str:

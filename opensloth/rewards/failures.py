@@ -30,3 +30,26 @@ class RowProblem(Exception):
 
 class ItemHopeless(Exception):
     """One completion cannot be scored, by its own fault; it gets 0."""
+
+
+SAMPLE = "the completion: "
+"""How the failure of a strict runner begins that is the completion's fault."""
+
+
+class SampleProblem(Exception):
+    """A completion does not have what a grader reads, or makes it fail; it scores 0."""
+
+
+_strict: list[bool] = []
+
+
+def be_strict() -> None:
+    """From now on this process raises SampleProblem where it would score 0: for somebody who tries a grader."""
+    _strict.append(True)
+
+
+def zero_for(problem: SampleProblem) -> float:
+    """The score of a completion at fault."""
+    if _strict:
+        raise problem
+    return 0.0

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from opensloth.rewards import similarity
-from opensloth.rewards.failures import RowProblem
+from opensloth.rewards.failures import RowProblem, SampleProblem, zero_for
 from opensloth.rewards.registry import Reward, register_reward
 from opensloth.rewards.spec import Params, Row
 from opensloth.rewards.templates import OUTPUT, columns_of, render, template_problem
 
 MAX_TEMPLATE = 16_384
+NOT_HERE = {
+    "cosine": "compares embeddings, and this server has no embedding model",
+    "meteor": "needs WordNet's synonyms, which are not here",
+}
+"""Measures of OpenAI's that are refused, and why."""
 
 
 def _known_places(template: str) -> str:
@@ -48,14 +54,23 @@ class TextSimilarityParams(Params):
     evaluation_metric: Literal[
         "fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
     ] = "fuzzy_match"
-    """The measure; OpenAI's `cosine` and `meteor` need models that are not here."""
+    """The measure."""
     pass_threshold: float | None = Field(default=None, ge=0, le=1)
     """Where set, the score is 1 from this similarity on, else 0."""
+
+    @field_validator("evaluation_metric", mode="before")
+    @classmethod
+    def _can_be_had(cls, metric: Any) -> Any:
+        if isinstance(metric, str) and metric in NOT_HERE:
+            raise ValueError(f"`{metric}` {NOT_HERE[metric]}; use one of {', '.join(similarity.MEASURES)}")
+        return metric
 
 
 def score_string_check(params: StringCheckParams, completions: Sequence[str], rows: Sequence[Row]) -> list[float]:
     """1 where the operation holds, else 0."""
-    return [float(_holds(params.operation, *_pair(params, *pair))) for pair in zip(completions, rows, strict=True)]
+    return [
+        _scored(lambda a, b: float(_holds(params.operation, a, b)), params, *pair) for pair in _both(completions, rows)
+    ]
 
 
 def _holds(operation: str, text: str, reference: str) -> bool:
@@ -73,9 +88,20 @@ def _holds(operation: str, text: str, reference: str) -> bool:
 def score_text_similarity(params: TextSimilarityParams, completions: Sequence[str], rows: Sequence[Row]) -> list[float]:
     """The similarity from 0 to 1, or 0 and 1 by `pass_threshold`."""
     measure = similarity.MEASURES[params.evaluation_metric]
-    values = [measure(*_pair(params, *pair)) for pair in zip(completions, rows, strict=True)]
+    values = [_scored(measure, params, *pair) for pair in _both(completions, rows)]
     least = params.pass_threshold
     return values if least is None else [float(value >= least) for value in values]
+
+
+def _both(completions: Sequence[str], rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+    return zip(completions, rows, strict=True)
+
+
+def _scored(measure: Callable[[str, str], float], params: Any, completion: str, row: Row) -> float:
+    try:
+        return measure(*_pair(params, completion, row))
+    except SampleProblem as problem:
+        return zero_for(problem)
 
 
 def _pair(params: StringCheckParams | TextSimilarityParams, completion: str, row: Row) -> tuple[str, str]:
@@ -88,10 +114,16 @@ def _columns(params: Any) -> tuple[str, ...]:
 
 def _row_problem(params: Any, row: Row) -> str | None:
     try:
-        _pair(params, "", row)
+        for template in (params.input, params.reference):
+            _rendered(template, row)
     except RowProblem as problem:
         return str(problem)
     return None
+
+
+def _rendered(template: str, row: Row) -> None:
+    with suppress(SampleProblem):  # no completion is here yet
+        render(template, "", row)
 
 
 register_reward(

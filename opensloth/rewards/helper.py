@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from opensloth.rewards.build import BoundReward, build_rewards
-from opensloth.rewards.failures import ItemHopeless, RowProblem
+from opensloth.rewards.failures import SAMPLE, ItemHopeless, RowProblem, SampleProblem, be_strict
 from opensloth.rewards.frames import LENGTH, pack
 from opensloth.rewards.spec import RewardPolicy
 
@@ -53,6 +53,8 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
         answers.flush()
 
     try:
+        if request["strict"]:
+            be_strict()
         bound = _bound(request)
         bound.reward.prepare(bound.params)
         say(ready=True)
@@ -63,6 +65,8 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
             say(place=place, **_one(bound, completion, row))
     except RowProblem as problem:
         say(error=str(problem), row=_row_at_fault(bound, request["rows"]))
+    except SampleProblem as problem:
+        say(error=f"{SAMPLE}{problem}")
     except Exception as error:
         traceback.print_exc()
         say(error=_describe(error))
@@ -99,7 +103,7 @@ def _describe(error: BaseException) -> str:
 
 def _bound(request: dict[str, Any]) -> BoundReward:
     importlib.import_module(request["module"])
-    policy = RewardPolicy(tuple(request["urls"]), Path(request["folder"]) if request["folder"] else None)
+    policy = RewardPolicy(tuple(request["urls"]), Path(request["folder"]) if request["folder"] else None, python=True)
     return build_rewards([request["spec"]], policy)[0]
 
 

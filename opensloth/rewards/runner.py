@@ -33,8 +33,9 @@ class RewardRunner:
     file. It does not have the trainer's environment. Whatever overruns its time is killed and started anew.
     """
 
-    def __init__(self, policy: RewardPolicy) -> None:
+    def __init__(self, policy: RewardPolicy, *, strict: bool = False) -> None:
         self.policy = policy
+        self._strict = strict
         self._helpers: dict[str, subprocess.Popen[bytes]] = {}
 
     def score(self, bound: BoundReward, completions: Sequence[str], rows: Sequence[Row]) -> list[float]:
@@ -102,6 +103,7 @@ class RewardRunner:
             "urls": list(self.policy.urls),
             "folder": None if self.policy.folder is None else str(self.policy.folder),
             "limit_s": limit + START_LIMIT_S,
+            "strict": self._strict,
             "completions": list(completions),
             "rows": rows,
         }

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 SETUP_LIMIT_S = 20.0
 LENGTH = 8
@@ -44,10 +45,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`passed[i]` tells whether test i passed; `status` is done, timeout, code_error or died."""
+    """`passed[i]` tells whether test i passed; `status` is done, timeout, code_error or died; `detail` says more."""
 
     status: str
     passed: tuple[bool, ...]
+    detail: str = ""
+    said: tuple[str, ...] = ()
+
+
+class CallFailed(Exception):
+    """The code could not be loaded (`loads` is false) or its function gave no number; the message says why."""
+
+    def __init__(self, message: str, *, loads: bool) -> None:
+        super().__init__(message)
+        self.loads = loads
 
 
 def run_tests(code: str, tests: list[str], limits: Limits, *, setup: str = "") -> Outcome:
@@ -55,10 +66,32 @@ def run_tests(code: str, tests: list[str], limits: Limits, *, setup: str = "") -
 
     Everything that the code started is gone when this returns, within `limits.timeout_s` and the time to set up.
     """
+    return _run([setup, code], tests, limits)
+
+
+def call(source: str, function: str, arguments: list[Any], limits: Limits) -> float:
+    """The number that `function` of `source` returns for `arguments` (JSON); raises CallFailed, SandboxUnavailable.
+
+    Shut off as `run_tests`; `source` can find what it is called with in its memory, and is trusted to give its own
+    answer.
+    """
+    outcome = _run([source], [[function, arguments]], limits)
+    if outcome.status == "code_error":
+        raise CallFailed(outcome.detail.removeprefix("code_error "), loads=False)
+    if not outcome.said:
+        late = outcome.status == "timeout"
+        raise CallFailed(f"it took more than {limits.timeout_s:g} s" if late else "its process died", loads=True)
+    kind, _, text = outcome.said[0].partition(" ")
+    if kind != "value":
+        raise CallFailed(text, loads=True)
+    return float(text)
+
+
+def _run(code: list[str], tests: list[Any], limits: Limits) -> Outcome:
     command = [_python(), "-I", "-S", "-X", "utf8", *program(), _mount_point()]
     given = b"".join(
         len(part).to_bytes(LENGTH, "big") + part
-        for part in (json.dumps(value).encode() for value in (asdict(limits), [setup, code], tests))
+        for part in (json.dumps(value).encode() for value in (asdict(limits), code, tests))
     )
     child = subprocess.Popen(
         command,
@@ -98,7 +131,12 @@ def _outcome(output: bytes, errors: bytes, count: int) -> Outcome:
     if "unavailable" in answer:
         raise SandboxUnavailable(answer["unavailable"])
     passed = set(answer["passed"])
-    return Outcome(answer["status"], tuple(place in passed for place in range(count)))
+    return Outcome(
+        answer["status"],
+        tuple(place in passed for place in range(count)),
+        answer.get("detail", ""),
+        tuple(answer.get("said", ())),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -126,7 +126,8 @@ def listen(heard: int, ask: int, tests: bytes, token: str, deadline: float) -> d
         return {"unavailable": (ready or b"no answer from the last process").decode(errors="replace")}
     loaded = lines.next()
     if loaded != b"loaded":
-        return {"status": "timeout" if lines.late else "code_error" if loaded else "died", "passed": []}
+        status = "timeout" if lines.late else "code_error" if loaded else "died"
+        return {"status": status, "passed": [], "detail": (loaded or b"").decode(errors="replace")}
     try:
         os.write(ask, token.encode() + b"\n")
         os.set_blocking(ask, False)
@@ -135,14 +136,17 @@ def listen(heard: int, ask: int, tests: bytes, token: str, deadline: float) -> d
     except OSError:
         return {"status": "died", "passed": []}
     passed: list[int] = []
+    said: list[str] = []
     while (line := lines.next()) is not None:
         mark, _, rest = line.partition(b" ")
         if mark != token.encode():
             break
         if rest == b"done":
-            return {"status": "done", "passed": passed}
+            return {"status": "done", "passed": passed, "said": said}
         if rest.isdigit() and len(rest) < 10:
             passed.append(int(rest))
+        elif rest.startswith(b"= "):
+            said.append(rest[2:].decode(errors="replace"))
     # What passed before a hang or a death has passed: each test is told as it ends.
     return {"status": "timeout" if lines.late else "died", "passed": passed}
 
@@ -240,14 +244,14 @@ def run(root: bool, limits: dict[str, float], code: list[str], asked: int, say: 
         os.write(say, f"{problem}\n".encode())
         os._exit(1)
     os.write(say, b"ready\n")
-    execute, make, read, write, leave = exec, compile, os.read, os.write, os._exit
+    execute, make, read, write, leave, told = exec, compile, os.read, os.write, os._exit, describe
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     try:
         for part in code:
             execute(make(part, "<completion>", "exec"), module.__dict__)
-    except BaseException:
-        write(say, b"code_error\n")
+    except BaseException as error:
+        write(say, b"code_error " + told(error) + b"\n")
         leave(0)
     write(say, b"loaded\n")
     data = b""
@@ -255,6 +259,9 @@ def run(root: bool, limits: dict[str, float], code: list[str], asked: int, say: 
         data += chunk
     token, _, tests = data.partition(b"\n")
     for place, test in enumerate(json.loads(tests)):
+        if isinstance(test, list):
+            write(say, token + b" = " + answer(module.__dict__, *test) + b"\n")
+            continue
         try:
             execute(make(test, f"<test {place}>", "exec"), module.__dict__)
         except BaseException:
@@ -262,6 +269,23 @@ def run(root: bool, limits: dict[str, float], code: list[str], asked: int, say: 
         write(say, token + b" %d\n" % place)
     write(say, token + b" done\n")
     leave(0)
+
+
+def answer(names: dict[str, object], function: str, arguments: list[object]) -> bytes:
+    """What a function of the code returns, as `value NUMBER`, or `error TEXT`."""
+    try:
+        return b"value " + repr(float(names[function](*arguments))).encode()  # type: ignore[operator]
+    except BaseException as error:
+        return b"error " + describe(error)
+
+
+def describe(error: BaseException) -> bytes:
+    """An exception in one short line."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException:
+        text = type(error).__name__
+    return text.encode("ascii", "replace")[:180].replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def give_up(root: bool, limits: dict[str, float], keep: tuple[int, int]) -> None:

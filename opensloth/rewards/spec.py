@@ -28,7 +28,8 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class RewardPolicy:
-    """What the administrator allows: URLs of `http` rewards, the folder of `file:` rewards, how long a call may take.
+    """What the administrator allows: URLs of `http` rewards, the folder of `file:` rewards, how long a call may take,
+    and whether a job may bring Python of its own (`python`).
 
     `call_timeout_s` bounds one call of one reward on one batch, in seconds; rewards that run code or work completion
     by completion add to it what each completion may take.
@@ -37,3 +38,4 @@ class RewardPolicy:
     urls: Sequence[str] = field(default_factory=tuple)
     folder: Path | None = None
     call_timeout_s: float = 60.0
+    python: bool = False

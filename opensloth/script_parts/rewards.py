@@ -108,7 +108,7 @@ def render_rewards(specs: Sequence[RewardSpec]) -> RewardSource:
             parts.append(MISSING)
             lines.append(f"missing({spec.name!r})")
     replaced = {}
-    if any(spec.name == "code_tests" for spec in specs):
+    if any(spec.name in ("code_tests", "python", "multi") for spec in specs):
         parts.append(f"SANDBOX = r'''{file_text('opensloth.rewards.sandbox_main')}'''")
         replaced[SANDBOX] = 'def program() -> list[str]:\n    """What Python runs."""\n    return ["-c", SANDBOX]'
     body = "".join(f"        {_wrapped(line)},\n" for line in lines)

@@ -219,7 +219,7 @@ def _reward_policy(spec: RunSpec) -> Any:
     from opensloth.rewards import RewardPolicy
 
     folder = Path(spec.rewards_dir) if spec.rewards_dir else None
-    return RewardPolicy(tuple(spec.reward_urls), folder, spec.reward_timeout_s)
+    return RewardPolicy(tuple(spec.reward_urls), folder, spec.reward_timeout_s, spec.reward_python)
 
 
 def _stopped_early(config: Any, progress: Any) -> bool:

@@ -62,6 +62,7 @@ class RunSpec(BaseModel):
     reward_urls: list[str] = []
     rewards_dir: str | None = None
     reward_timeout_s: float = 60.0
+    reward_python: bool = False
 
     @property
     def resumed_step(self) -> int:

@@ -1,0 +1,73 @@
+"""One grader on one answer, to try it before a job is made: what it gives, and what goes wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore
+from typing import Any
+
+from opensloth.errors import Unavailable
+from opensloth.rewards.build import BoundReward, build_rewards
+from opensloth.rewards.failures import SAMPLE, RewardFailed
+from opensloth.rewards.formula import Formula, FormulaProblem
+from opensloth.rewards.multi import MultiParams
+from opensloth.rewards.python_grader import NAME
+from opensloth.rewards.runner import RewardRunner
+from opensloth.rewards.spec import RewardPolicy
+
+AT_ONCE = 2
+WAIT_S = 20.0
+"""A trial starts a process of its own; more at once would take the server's memory from its other work."""
+_free = BoundedSemaphore(AT_ONCE)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`reward`, the scores of the graders inside by name, and by kind what went wrong (then the reward is 0)."""
+
+    reward: float
+    scores: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def try_grader(bound: BoundReward, policy: RewardPolicy, sample: str, item: Mapping[str, Any]) -> Trial:
+    """What the grader gives for `sample`; raises Unavailable while too many are tried."""
+    if not _free.acquire(timeout=WAIT_S):
+        raise Unavailable("too many graders are tried at the moment")
+    try:
+        began = time.monotonic()
+        with RewardRunner(policy, strict=True) as runner:
+            found = _tried(bound, policy, runner, sample, item)
+        return Trial(found.reward, found.scores, found.errors, time.monotonic() - began)
+    finally:
+        _free.release()
+
+
+def _tried(
+    bound: BoundReward, policy: RewardPolicy, runner: RewardRunner, sample: str, item: Mapping[str, Any]
+) -> Trial:
+    if not isinstance(bound.params, MultiParams):
+        return _one(bound, runner, sample, item)
+    scores: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    for name, spec in bound.params.graders.items():
+        part = _one(build_rewards([spec], policy)[0], runner, sample, item)
+        scores[name] = part.reward
+        errors |= part.errors
+    try:
+        return Trial(Formula(bound.params.calculate_output)(scores), scores, errors)
+    except FormulaProblem as problem:
+        return Trial(0.0, scores, errors | {"formula": str(problem)})
+
+
+def _one(bound: BoundReward, runner: RewardRunner, sample: str, item: Mapping[str, Any]) -> Trial:
+    if problem := bound.row_problem(item):
+        return Trial(0.0, errors={"variable": problem})
+    try:
+        return Trial(runner.score(bound, [sample], [item])[0])
+    except RewardFailed as failed:
+        kind = "python" if bound.spec.name == NAME else "sample" if failed.why.startswith(SAMPLE) else "other"
+        return Trial(0.0, errors={kind: failed.why.removeprefix(SAMPLE)})
