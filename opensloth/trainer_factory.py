@@ -102,7 +102,12 @@ def create_trainer_by_type(
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     dataset = canonical_splits(dataset, config.training_type, config.dataset_form)
     dataset = with_eval_split(dataset, config.eval_split, seed)
-    trainer = factory(attach_adapter(model, config), tokenizer, dataset, resolved)
+    model = attach_adapter(model, config)
+    if resolved.engine == "transformers":
+        from opensloth.training.speed.apply import speed_up
+
+        speed_up(model)
+    trainer = factory(model, tokenizer, dataset, resolved)
     if config.early_stopping_patience is not None:
         from transformers import EarlyStoppingCallback
 
