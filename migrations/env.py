@@ -25,8 +25,12 @@ def run() -> None:
             # Rebuilding a table with foreign keys on would delete the rows that refer to it; only outside a
             # transaction can they be turned off.
             connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+        else:
+            # Another one may be migrating, and a large table takes its time.
+            connection.connection.driver_connection.silence_s = None  # type: ignore[union-attr]
         with connection.begin():
             if not database.is_sqlite:
+                connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             context.configure(
                 connection=connection,

@@ -5,26 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Connection, Double, MetaData, create_engine, event, make_url, select, text
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import JSON, BigInteger, Double, MetaData, select, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from opensloth.errors import FieldError, InvalidInput, Unavailable
+from opensloth.connections import MAY_BE_AWAY, PATIENCE_S, URGENT, make_engine, unavailable
+from opensloth.errors import Unavailable
 
 log = logging.getLogger(__name__)
-
-_PATIENCE_S = 10.0
-"""How long a transaction waits for its turn to write."""
-
-_IDLE_S = 20
-"""PostgreSQL ends a session that has done nothing for so long inside a transaction; ours take milliseconds."""
 
 SCHEDULER_LOCK = 0x051074
 """Key of PostgreSQL's advisory lock for planning; SQLite's `BEGIN IMMEDIATE` is that lock already."""
@@ -66,7 +58,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = _engine(url)
+        self.engine = make_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writers = threading.Lock() if self.is_sqlite else None
 
@@ -77,12 +69,16 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A transaction that may write, committed at the end; then what `after_commit` was given runs."""
+    def write(self, *, urgent: bool = False) -> Iterator[Session]:
+        """A transaction that may write, committed at the end; then what `after_commit` was given runs.
+
+        An `urgent` one goes before the others that wait for SQLite's one writer; for what is short and must be in time.
+        """
         callbacks: list[Callable[[], None]] = []
         info = {"after_commit": callbacks}
-        with reachable(), self._turn(), Session(self.engine, expire_on_commit=False, info=info) as session:
-            session.connection(execution_options={"opensloth_write": True})
+        turn = nullcontext() if urgent else self._turn()
+        with reachable(), turn, Session(self.engine, expire_on_commit=False, info=info) as session:
+            session.connection(execution_options={"opensloth_write": URGENT if urgent else True})
             yield session
             session.commit()
         for callback in callbacks:
@@ -97,7 +93,7 @@ class Database:
         if self._writers is None:
             yield
             return
-        if not self._writers.acquire(timeout=_PATIENCE_S):
+        if not self._writers.acquire(timeout=PATIENCE_S):
             raise Unavailable("the database is busy", code="database_unavailable", hint="try again in a moment")
         try:
             yield
@@ -145,61 +141,9 @@ def reachable() -> Iterator[None]:
     """Raise Unavailable where the database cannot be reached."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        log.warning("the database does not answer: %s", error)
-        raise Unavailable(
-            "the database does not answer at the moment", code="database_unavailable", hint="try again in a moment"
-        ) from error
-
-
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        known = parsed.get_backend_name() in {"sqlite", "postgresql"}
-    except ArgumentError:
-        known = False
-    if not known:
-        message = "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
-        raise InvalidInput(f"OPENSLOTH_DATABASE_URL {message}", fields=[FieldError("OPENSLOTH_DATABASE_URL", message)])
-    if parsed.get_backend_name() == "postgresql":
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(
-            parsed,
-            pool_size=10,
-            max_overflow=30,
-            pool_timeout=5,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 5},
-        )
-        event.listen(engine, "connect", _postgres_connect)
-        return engine
-    engine = create_engine(
-        parsed, pool_size=10, max_overflow=40, pool_timeout=10, connect_args={"timeout": 10, "check_same_thread": False}
-    )
-    event.listen(engine, "connect", _sqlite_connect)
-    event.listen(engine, "begin", _sqlite_begin)
-    return engine
-
-
-def _postgres_connect(connection: Any, record: object) -> None:
-    # A process that is stopped, or a host that is cut off, in the middle of a transaction must not keep its locks.
-    connection.autocommit = True
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
-    connection.autocommit = False
-
-
-def _sqlite_connect(connection: Any, record: object) -> None:
-    # The driver's own transactions start too late to guard a select that an update follows; ours are explicit.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.close()
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("opensloth_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    except MAY_BE_AWAY as error:
+        meaning = unavailable(error)
+        if meaning is None:
+            raise
+        log.warning("%s: %s", meaning.message, error)
+        raise meaning from error

@@ -26,6 +26,9 @@ from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+_AGAIN_S = 1.0
+"""Between two tries while the database is away."""
+
 
 class Host:
     """The worker's own threads; Celery's tasks only wake them."""
@@ -44,9 +47,10 @@ class Host:
         self._wake = threading.Event()
         self._draining = threading.Event()
         self._lock: IO[str] | None = None
-        self._away_since: float | None = None
         self._short = False
         self._reap_from = 0.0
+        self._seen_at = time.monotonic()
+        """When the database took this host's latest sign of life."""
         self._promises = Promises(services, self._draining)
         self._threads = [
             self._promises,
@@ -56,8 +60,35 @@ class Host:
         ]
 
     def start(self) -> None:
-        """Register the host, clear what an earlier worker left, and begin."""
+        """Begin; where the database is away, as soon as it is there. Raises OpenSlothError if this host has a worker."""
         self._lock = _only_one(self._services)
+        if not self._begin():
+            threading.Thread(target=self._begin_later, name="begin", daemon=True).start()
+
+    def _begin_later(self) -> None:
+        while not self._draining.wait(_AGAIN_S):
+            try:
+                if self._begin():
+                    return
+            except Exception:
+                log.exception("this worker cannot begin; it tries again")
+
+    def _begin(self) -> bool:
+        """Take the host over and start its threads; False while the database is away."""
+        try:
+            self._take_over()
+        except Unavailable as error:
+            log.warning("this worker waits: %s (%s)", error.message, error.hint)
+            return False
+        self._watch.start()
+        self._seen_at = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        log.info("ready: host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
+        return True
+
+    def _take_over(self) -> None:
+        """Register the host and clear what an earlier worker left."""
         self._register()
         self._services.devices.lift(list(self._devices), SILENT)  # it has answered
         self._services.devices.set_host_draining(self._id, False)
@@ -65,10 +96,6 @@ class Host:
             killed = kill_leftovers(processes)
             log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
             self._attempts.end(job_id, attempt, End("lost", "host_lost"))
-        self._watch.start()
-        for thread in self._threads:
-            thread.start()
-        log.info("ready: host %s has %s", self._id, ", ".join(device.name for device in self._devices.values()))
 
     def wake(self) -> None:
         """Look at the database now."""
@@ -108,15 +135,29 @@ class Host:
                 continue
             except Exception:
                 log.exception("a sign of life failed")
+            else:
+                self._note_sign()
+
+    def _note_sign(self) -> None:
+        """After a gap other workers may have had none to renew their leases in: they get one lease's time for it."""
+        now = time.monotonic()
+        if now - self._seen_at > self._longest_gap_s:
+            self._reap_from = now + self._settings.lease_s
+        self._seen_at = now
+
+    @property
+    def _longest_gap_s(self) -> float:
+        """Signs of life that are no further apart tell that leases could be renewed as well."""
+        return self._settings.lease_s / 2
 
     def _loop(self) -> None:
         while not self._draining.is_set():
             try:
                 self._round()
             except Unavailable as error:
-                self._away_since = self._away_since or time.monotonic()
+                self._reap_from = time.monotonic() + self._settings.lease_s
                 log.warning("the database is away: %s", error)
-                self._draining.wait(1.0)
+                self._draining.wait(_AGAIN_S)
                 continue
             except Exception:
                 log.exception("a round of the host's loop failed")
@@ -133,6 +174,7 @@ class Host:
             if job_id in self._supervisors:
                 self._supervisors[job_id].stop(intent)
         self._imports.look()
+        self._end_what_was_left()
         self._supervisors = {job_id: thread for job_id, thread in self._supervisors.items() if thread.is_alive()}
 
     def _has_room(self) -> bool:
@@ -143,14 +185,22 @@ class Host:
         self._short = short is not None
         return short is None
 
+    def _supervised(self) -> set[tuple[str, int]]:
+        """The attempts whose ends are still to be told by this process."""
+        return {(job_id, thread.attempt) for job_id, thread in self._supervisors.items() if thread.is_alive()}
+
     def _reap(self) -> None:
         """Take back lost jobs; after an outage of the database only once every live worker could renew again."""
         now = time.monotonic()
-        if self._away_since is not None:
-            self._away_since, self._reap_from = None, now + self._settings.lease_s
-        if now >= self._reap_from:
-            for job_id in self._attempts.reap():
+        if now >= self._reap_from and now - self._seen_at <= self._longest_gap_s:
+            for job_id in self._attempts.reap(self._supervised()):
                 log.warning("%s: its lease ran out", job_id)
+
+    def _end_what_was_left(self) -> None:
+        """A job that was taken up with nobody told of it would wait for its lease to run out."""
+        for job_id, attempt in self._attempts.left(self._id, self._supervised()):
+            log.warning("%s: attempt %d has no supervisor", job_id, attempt)
+            self._attempts.end(job_id, attempt, End("lost", "not_taken_up"))
 
     def _take_up(self) -> None:
         if self._draining.is_set():

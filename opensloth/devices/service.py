@@ -61,7 +61,7 @@ class DeviceService:
 
     def beat(self, host_id: str, readings: Mapping[str, Reading]) -> bool:
         """A sign of life, and what the devices look like now; False if the host has no row any more."""
-        with self._db.write() as session:
+        with self._db.write(urgent=True) as session:
             alive = session.scalar(
                 update(HostRow).where(HostRow.id == host_id).values(seen_at=db_now()).returning(HostRow.id)
             )

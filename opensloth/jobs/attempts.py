@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.database import Database, after_commit, db_now, now_of
 from opensloth.devices.shapes import learn
+from opensloth.errors import Unavailable
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import EventStore
@@ -24,6 +27,8 @@ from opensloth.models.registry import add_result
 from opensloth.settings import Settings
 
 _LIVE = [state.value for state in LIVE]
+SLOW_S = 2.0
+"""A database that needs so long for one small write has kept the leases of others waiting too."""
 APART_LEASES = 5
 """So many leases lie between the starts of jobs of which one takes workers down."""
 
@@ -133,16 +138,14 @@ class AttemptService:
             )
 
     def renew(self, job_id: str, attempt: int) -> tuple[bool, StopIntent | None]:
-        """Keep the lease: whether the attempt is still ours, and the stop that was asked for, if any."""
-        with self._db.write() as session:
+        """Keep the lease: whether the attempt is still ours, and the stop that was asked for, if any.
+
+        One that has run out is still ours until somebody takes the job back: what became of it can still be told.
+        """
+        with self._db.write(urgent=True) as session:
             row = session.execute(
                 update(JobRow)
-                .where(
-                    JobRow.id == job_id,
-                    JobRow.attempt == attempt,
-                    JobRow.state.in_(_LIVE),
-                    JobRow.lease_until > db_now(),
-                )
+                .where(JobRow.id == job_id, JobRow.attempt == attempt, JobRow.state.in_(_LIVE))
                 .values(lease_until=db_now() + self._settings.lease_s)
                 .returning(JobRow.stop_intent)
             ).one_or_none()
@@ -206,35 +209,57 @@ class AttemptService:
     def end(self, job_id: str, attempt: int, end: End) -> State | None:
         """Write how the attempt ended; returns the job's new state, None if the attempt was not ours any more."""
         with self._db.write() as session:
-            row = locked(session, job_id)
-            if row is None or row.attempt != attempt or row.state not in _LIVE:
-                return None
-            self._measured(session, row, end)
-            if end.kind == "succeeded":
-                self._succeed(session, row, end)
-            elif row.state == State.STOPPING:
-                self._stopped(session, row, end)
-            else:
-                self._retry_or_fail(session, row, end)
-            after_commit(session, self._publisher.wake_planner)
-            return State(row.state)
+            return self._end(session, locked(session, job_id), attempt, end)
 
-    def reap(self) -> list[str]:
-        """Take back the jobs whose lease has run out, wherever they ran; returns their ids."""
+    def _end(self, session: Session, row: JobRow | None, attempt: int, end: End) -> State | None:
+        if row is None or row.attempt != attempt or row.state not in _LIVE:
+            return None
+        self._measured(session, row, end)
+        if end.kind == "succeeded":
+            self._succeed(session, row, end)
+        elif row.state == State.STOPPING:
+            self._stopped(session, row, end)
+        else:
+            self._retry_or_fail(session, row, end)
+        after_commit(session, self._publisher.wake_planner)
+        return State(row.state)
+
+    def reap(self, supervised: Collection[tuple[str, int]] = ()) -> list[str]:
+        """Take back the jobs whose lease has run out, wherever they ran; returns their ids.
+
+        Of the attempts in `supervised` the caller itself knows better how they end. Raises Unavailable where a job
+        could be written only after a while: others may have waited as long to renew.
+        """
         with self._db.read() as session:
             lost = session.execute(
                 select(JobRow.id, JobRow.attempt).where(JobRow.state.in_(_LIVE), JobRow.lease_until < db_now())
             ).all()
-        return [job_id for job_id, attempt in lost if self._reap(job_id, attempt)]
+        found = [(job_id, attempt) for job_id, attempt in lost if (job_id, attempt) not in supervised]
+        return [job_id for job_id, attempt in found if self._reap(job_id, attempt)]
 
     def _reap(self, job_id: str, attempt: int) -> bool:
+        began = time.monotonic()
         with self._db.write() as session:
             row = locked(session, job_id)
-            now = now_of(session)
-            if row is None or row.attempt != attempt or row.state not in _LIVE or (row.lease_until or 0.0) >= now:
+            if time.monotonic() - began > SLOW_S:
+                raise Unavailable("the database was busy", hint="the lost jobs are looked for again in a while")
+            if row is None or (row.lease_until or 0.0) >= now_of(session):
                 return False
-        code = "host_lost" if row.taken_up else "not_taken_up"
-        return self.end(job_id, attempt, End("lost", code)) is not None
+            code = "host_lost" if row.taken_up else "not_taken_up"
+            return self._end(session, row, attempt, End("lost", code)) is not None
+
+    def left(self, host_id: str, supervised: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The attempts (job, attempt) that this host has taken up and that are not in `supervised`.
+
+        There are some where taking them up was applied but reported failed. `supervised` is of before this call.
+        """
+        with self._db.read() as session:
+            rows = session.execute(
+                select(JobRow.id, JobRow.attempt).where(
+                    JobRow.state.in_(_LIVE), JobRow.host_id == host_id, JobRow.taken_up.is_(True)
+                )
+            )
+            return [(job_id, attempt) for job_id, attempt in rows if (job_id, attempt) not in supervised]
 
     def abandon(self, host_id: str) -> list[tuple[str, int, list[dict[str, Any]]]]:
         """What an earlier worker of this host left behind: (job, attempt, processes)."""

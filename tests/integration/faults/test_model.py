@@ -261,8 +261,10 @@ class World(RuleBasedStateMachine):
     def renew(self, data: st.DataObject) -> None:
         job, attempt, own = self._holding(data)
         kept, intent = self.attempts.renew(job.id, attempt)
-        assert kept == (own and not job.expired)
-        assert not kept or intent == job.intent
+        assert kept == own
+        if kept:
+            assert intent == job.intent
+            job.expired = False
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), repeats=st.integers(1, 3), count=st.integers(1, 3), saves=st.booleans())

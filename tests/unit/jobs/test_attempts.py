@@ -83,14 +83,26 @@ def test_after_its_lease_an_attempt_is_lost_and_all_its_writes_are_refused(
     job_id = place(services, attempts)
     with services.database.write() as session:
         session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_until=time.time() - 1))
-    assert attempts.renew(job_id, 1) == (False, None)
+    assert attempts.reap({(job_id, 1)}) == [], "who supervises it knows better how it ends"
     assert attempts.reap() == [job_id]
     assert attempts.reap() == []
+    assert attempts.renew(job_id, 1) == (False, None)
     job = services.jobs.get(job_id, ADMIN)
     assert (job.state, job.reason) == ("queued", "host_lost")
     plan_round(services.database, services.events, services.publisher, services.settings)
     assert not attempts.record(job_id, 1, [record(1)], 0, 10)
     assert attempts.end(job_id, 1, End("failed", "nan_loss")) is None
+    assert services.jobs.get(job_id, ADMIN).state == "starting"
+
+
+def test_a_lease_that_ran_out_is_kept_by_whoever_still_has_the_attempt(
+    services: Services, attempts: AttemptService
+) -> None:
+    job_id = place(services, attempts)
+    with services.database.write() as session:
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_until=time.time() - 1))
+    assert attempts.renew(job_id, 1) == (True, None)
+    assert attempts.reap() == []
     assert services.jobs.get(job_id, ADMIN).state == "starting"
 
 
