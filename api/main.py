@@ -33,6 +33,7 @@ from api.routers import (
     secrets,
     teams,
     users,
+    webhooks,
 )
 from api.streaming.hub import Hub
 from opensloth import __version__
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router, responses=document.ERRORS)
     app.include_router(health.router)
     for module in (graders,):
+    for router in webhooks.routers:
         app.include_router(module.router, responses=OPENAI_ERRORS)
         app.include_router(router, responses=OPENAI_ERRORS)
     document.complete(app)

@@ -28,6 +28,9 @@ PARTS = {
     "teams": "people",
     "usage": "jobs",
     "users": "people",
+    "webhook_endpoints": "jobs",
+    "webhook_event_types": "jobs",
+    "webhooks": "jobs",
 }
 """The part for what follows `/v1/`; None: every key."""
 

@@ -11,7 +11,8 @@ import opensloth.devices.rows
 import opensloth.events.rows
 import opensloth.jobs.rows
 import opensloth.models.rows
-import opensloth.storage.rows  # noqa: F401 - the imports fill the metadata
+import opensloth.storage.rows
+import opensloth.webhooks.rows  # noqa: F401 - the imports fill the metadata
 from opensloth.database import Base, Database, reachable
 
 MIGRATION_LOCK = 0x051075

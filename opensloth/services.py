@@ -40,6 +40,9 @@ from opensloth.rewards import RewardPolicy
 from opensloth.settings import Settings
 from opensloth.storage import Storage
 from opensloth.storage.deletions import Deletions
+from opensloth.webhooks.addresses import AddressPolicy
+from opensloth.webhooks.delivery import Deliveries
+from opensloth.webhooks.service import WebhookService
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,22 @@ class Services:
         return DeletionService(self.database, self.deletions)
 
     @cached_property
+    def webhooks(self) -> WebhookService:
+        """Whom to tell what happens to jobs."""
+        return WebhookService(self.database, self.secrets, AddressPolicy(self.settings.webhook_allow))
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        """What is on its way to webhooks."""
+        return Deliveries(
+            self.database,
+            self.secrets,
+            AddressPolicy(self.settings.webhook_allow),
+            first_wait_s=self.settings.webhook_first_wait_s,
+            disable_after_days=self.settings.webhook_disable_days,
+        )
+
+    @cached_property
     def retention(self) -> RetentionService:
         """What goes when the disk is cleaned."""
         return RetentionService(self.database, self.storage, self.deletions, self.settings)
@@ -137,6 +156,7 @@ class Services:
     def make(cls, settings: Settings) -> Services:
         """The services for these settings, plugins imported; nothing is connected yet."""
         load_plugins(settings.plugin_modules)
+        AddressPolicy(settings.webhook_allow)  # a mistake in it is told at the start, not to whoever comes first
         if settings.database_url is None:
             settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
         database = Database(settings.database)

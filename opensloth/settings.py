@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     reward_python: bool = False
     """Whether jobs may bring Python of their own as a reward (OpenAI's `python` grader); it runs in the sandbox."""
 
+    webhook_allow: str | None = None
+    """Hosts and networks (CIDR) that webhooks may go to though they are not public, with spaces between; http too."""
+    webhook_first_wait_s: float = Field(default=5.0, gt=0)
+    """Wait before a webhook's second attempt; the later ones grow with it, to three days in all."""
+    webhook_disable_days: float = Field(default=5.0, ge=0)
+    """A webhook to which nothing could be delivered for so long is disabled."""
+
     secret_key: str | None = Field(default=None, repr=False)
     """Key that encrypts secrets: 32 bytes in URL-safe base64, the same on all hosts; if not set, `secret.key` in
     `$OPENSLOTH_HOME`."""

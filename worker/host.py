@@ -25,6 +25,7 @@ from worker.promises import Promises
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+from worker.webhooks import Webhooks
 
 _AGAIN_S = 1.0
 """Between two tries while the database is away."""
@@ -60,6 +61,7 @@ class Host:
         ]
 
     def start(self) -> None:
+            Webhooks(services, self._draining),
         """Begin; where the database is away, as soon as it is there. Raises OpenSlothError if this host has a worker."""
         self._lock = _only_one(self._services)
         if not self._begin():

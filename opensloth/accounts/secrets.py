@@ -49,7 +49,7 @@ class SecretService:
             message = f"1 to {MOST_CHARACTERS} characters, not all of them spaces"
             raise InvalidInput("the secret's value is not usable", fields=[FieldError("value", message)])
         owner = _holder(caller, team)
-        sealed = self._seal(owner, name, value.strip())
+        sealed = self.seal(owner, name, value.strip())
         with self._db.write() as session:
             if team is not None:
                 require_team(session, team)
@@ -102,9 +102,9 @@ class SecretService:
             row = _of(session, owner, name)
         if row is None:
             raise NotFound(f"the secret {name!r} was deleted", code="input_deleted")
-        return self._open(row.owner, name, row.sealed)
+        return self.unseal(row.owner, name, row.sealed)
 
-    def _seal(self, owner: str, name: str, value: str) -> str:
+    def seal(self, owner: str, name: str, value: str) -> str:
         """AES-256-GCM over the value; owner and name are bound to it, so that rows cannot be swapped."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -112,7 +112,8 @@ class SecretService:
         sealed = AESGCM(self._key(make=True)).encrypt(nonce, value.encode(), _bound(owner, name))
         return base64.b64encode(nonce + sealed).decode()
 
-    def _open(self, owner: str, name: str, sealed: str) -> str:
+    def unseal(self, owner: str, name: str, sealed: str) -> str:
+        """The value that `seal` was given for the same owner and name; raises SecretUnreadable."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

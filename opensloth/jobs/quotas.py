@@ -18,8 +18,10 @@ from opensloth.jobs.situation import read_situation, spent_since
 from opensloth.jobs.states import State
 from opensloth.models.rows import ModelRow
 from opensloth.settings import Settings
+from opensloth.webhooks.rows import WebhookRow
 
 Kind = Literal["user", "team"]
+_BELONG = ((JobRow, "jobs"), (FileRow, "files"), (ModelRow, "models"), (WebhookRow, "webhooks"))
 TO_COME = [State.WAITING.value, State.QUEUED.value, State.PAUSED.value]
 """The states that count against `max_queued`."""
 
@@ -94,7 +96,7 @@ def stored(session: Session, kind: Kind, name: str) -> int:
 
 def belongings(session: Session, kind: Kind, name: str) -> str | None:
     """In words what belongs to a user or team, as `3 jobs`; None: nothing."""
-    for table, what in ((JobRow, "jobs"), (FileRow, "files"), (ModelRow, "models")):
+    for table, what in _BELONG:
         if count := session.scalar(select(func.count()).select_from(table).where(_is(table, kind, name))):
             return f"{count} {what}"
     if kind == "team" and session.scalar(select(SecretRow.name).where(SecretRow.owner == TEAM_HOLDER + name).limit(1)):

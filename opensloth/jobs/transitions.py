@@ -19,6 +19,7 @@ from opensloth.jobs.reasons import reason as reason_of
 from opensloth.jobs.rows import AttemptRow, DependencyRow, JobRow, PullWaitRow
 from opensloth.jobs.states import ENDS_IN, LIVE, TERMINAL, State, StopIntent, is_allowed
 from opensloth.scheduling.fairness import device_part
+from opensloth.webhooks.outbox import announce
 
 _LEVEL: dict[State, Level] = {State.FAILED: "error", State.CANCELLED: "warning"}
 
@@ -63,6 +64,7 @@ def transition(
     record = Record(type="state", message=text, level=_LEVEL.get(target, "info"), data=data)
     events.append(session, job_id, changes.get("attempt", row.attempt), [record])
     session.refresh(row)
+    announce(session, team=row.team, job_id=job_id, kind=row.kind, state=target.value, now=now)
     if target in TERMINAL:
         _settle_dependents(session, events, job_id, target)
     return True

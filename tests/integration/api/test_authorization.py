@@ -18,6 +18,7 @@ from opensloth.datasets.rows import DatasetPullRow
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.models.rows import ModelRow
 from opensloth.services import Services
+from opensloth.webhooks.events import EVENT_TYPES
 from tests.integration.api.conftest import client_for
 from tests.support.jobs import add_model, body
 
@@ -114,6 +115,22 @@ TABLE: dict[str, Access] = {
     "DELETE /v1/teams/{name}": ADMIN,
     "GET /v1/audit": READ,
     "POST /v1/gc": ADMIN,
+    "GET /v1/webhook_event_types": READ,
+    **{
+        f"{method} /v1/{path}": access
+        for name in ("webhooks", "webhook_endpoints")
+        for method, path, access in (
+            ("GET", name, READ),
+            ("POST", name, MAKE),
+            ("GET", f"{name}/{{webhook_id}}", TEAM),
+            ("POST", f"{name}/{{webhook_id}}", OWNER),
+            ("PATCH", f"{name}/{{webhook_id}}", OWNER),
+            ("DELETE", f"{name}/{{webhook_id}}", OWNER),
+            ("POST", f"{name}/{{webhook_id}}/rotate_secret", OWNER),
+            ("POST", f"{name}/{{webhook_id}}/test", OWNER),
+            ("GET", f"{name}/{{webhook_id}}/deliveries", TEAM),
+        )
+    },
 }
 BODIES: dict[str, Any] = {
     "PATCH /v1/jobs/{job_id}": {"keep": True},
@@ -127,6 +144,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/teams": {"name": "new-team"},
     "PATCH /v1/teams/{name}": {"share": 2},
     "POST /v1/gc": {"dry_run": True},
+    **{f"{method} /v1/webhooks/{{webhook_id}}": {"name": "other"} for method in ("POST", "PATCH")},
 }
 """What is sent where an empty body would be refused before anything is looked at."""
 CHANGES_NOTHING = {"POST /v1/jobs/estimate", "POST /v1/gc"}
@@ -198,6 +216,7 @@ def world(services: Services, base_url: str) -> Iterator[World]:
         session.flush()
         session.add(DeviceRow(id="cpu-0", host_id="box", kind="cpu", index=0, name="slot", memory_bytes=2**30))
     services.secrets.put("hf", "hf_token", owner)
+    webhook = add_webhook(services, owner)
     # The scoped key is the owner's, so that it is not what makes the difference whose key is asked for.
     spare = services.keys.create("owner", scopes=["keys:read"])[0]
     made.things = {
@@ -207,6 +226,7 @@ def world(services: Services, base_url: str) -> Iterator[World]:
         "pull_id": "pull-red",
         "device_id": "cpu-0",
         "key_id": spare.id,
+        "webhook_id": webhook,
         "name:path": "adapter_config.json",
         "/v1/users/{name}": "owner",
         "/v1/teams/{name}": "red",
@@ -263,9 +283,21 @@ def test_everybody_may_do_what_the_table_says_and_every_change_is_noted(world: W
                 world.things["key_id"] = world.services.keys.create("owner", scopes=["keys:read"])[0].id
             if changed and path == "/v1/secrets/{name}":
                 world.services.secrets.put("hf", "again", Caller("owner", "member", "red"))
+            elif changed and method == "DELETE" and "{webhook_id}" in path:
+                world.things["webhook_id"] = add_webhook(world.services, Caller("owner", "member", "red"))
             elif changed and method == "DELETE" and TABLE[row] is OWNER:
                 break  # there is nothing left for the admin, who comes last
     assert not wrong, "\n".join(wrong)
+
+
+def add_webhook(services: Services, owner: Caller) -> str:
+    return services.webhooks.create(owner, name="n", url="https://9.9.9.9/", event_types=[EVENT_TYPES[0]])[0].id
+
+
+def error_code(answer: httpx.Response) -> str:
+    """The code of an error, whether it is a problem of ours or OpenAI's object."""
+    body = answer.json()
+    return body["code"] if "code" in body else body["error"]["code"]
 
 
 def got(world: World, who: str, method: str, path: str, answer: httpx.Response) -> str:

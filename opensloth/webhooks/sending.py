@@ -1,0 +1,148 @@
+"""One request to one webhook: to the address that was checked, by a deadline, without redirects, proxies or cookies."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from opensloth import __version__
+from opensloth.webhooks.addresses import Target
+
+if TYPE_CHECKING:
+    import httpcore
+
+TIMEOUT_S = 10.0
+"""For everything: connecting, TLS, sending, and the answer."""
+MOST_READ = 4096
+_USER_AGENT = f"OpenSloth/{__version__} (webhooks)"
+_LONGEST_RETRY_AFTER_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a request went; `status` is None where there was no answer."""
+
+    status: int | None = None
+    error: str | None = None
+    retry_after_s: float = 0.0
+    """The least that the receiver asks to wait."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the receiver took it."""
+        return self.error is None
+
+
+def post(target: Target, body: str, headers: dict[str, str], timeout_s: float = TIMEOUT_S) -> Answer:
+    """Post `body` to `target`. What the receiver answers beside its status is not kept: it may be anybody's secret."""
+    import httpcore
+
+    deadline = time.monotonic() + timeout_s
+    url = httpcore.URL(
+        scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+    )
+    ours = {"User-Agent": _USER_AGENT, "Content-Type": "application/json", "Accept-Encoding": "identity"}
+    sent = [*ours.items(), *headers.items()]
+    timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)
+    try:
+        with (
+            httpcore.ConnectionPool(
+                ssl_context=_certificates(), network_backend=_pinned(target, deadline), max_keepalive_connections=0
+            ) as pool,
+            pool.stream("POST", url, headers=sent, content=body.encode(), extensions={"timeout": timeouts}) as response,
+        ):
+            answer = _answer(response)
+            _drain(response)
+            return answer
+    except httpcore.TimeoutException:
+        return Answer(error=f"no answer within {timeout_s:g} s")
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as problem:
+        return Answer(error=f"no connection: {problem or type(problem).__name__}"[:300])
+
+
+def _answer(response: httpcore.Response) -> Answer:
+    status = response.status
+    if 200 <= status < 300:
+        return Answer(status)
+    told = dict(response.headers).get(b"retry-after", dict(response.headers).get(b"Retry-After", b""))
+    wait = float(told) if told.isdigit() else 0.0
+    what = "; redirects are not followed" if 300 <= status < 400 else ""
+    return Answer(status, f"the receiver answered with status {status}{what}", min(wait, _LONGEST_RETRY_AFTER_S))
+
+
+def _drain(response: httpcore.Response) -> None:
+    """Read a little of the answer, as some receivers fail when nobody listens; its status is what counts."""
+    import httpcore
+
+    size = 0
+    try:
+        for piece in response.iter_stream():
+            size += len(piece)
+            if size > MOST_READ:
+                return
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        return
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    """The system's authorities, or those of SSL_CERT_FILE; made once, as reading them takes longer than a request."""
+    return ssl.create_default_context()
+
+
+def _pinned(target: Target, deadline: float) -> httpcore.NetworkBackend:
+    """Connects to the addresses of `target` whatever name is asked for; TLS is still checked against the name.
+
+    Each wait is cut to what is left until `deadline`: limits for each alone would let a slow receiver hold on.
+    """
+    import httpcore
+
+    def left(timeout: float | None) -> float:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise httpcore.ReadTimeout("the deadline is over")
+        return remaining if timeout is None else min(timeout, remaining)
+
+    class Stream(httpcore.NetworkStream):
+        def __init__(self, inner: httpcore.NetworkStream) -> None:
+            self._inner = inner
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            return self._inner.read(max_bytes, left(timeout))
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            self._inner.write(buffer, left(timeout))
+
+        def close(self) -> None:
+            self._inner.close()
+
+        def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.NetworkStream:
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, left(timeout)))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
+
+    class Backend(httpcore.NetworkBackend):
+        def connect_tcp(
+            self,
+            host: str,
+            port: int,
+            timeout: float | None = None,
+            local_address: str | None = None,
+            socket_options: Iterable[Any] | None = None,
+        ) -> httpcore.NetworkStream:
+            problem: Exception = httpcore.ConnectError("there is no address")
+            for address in target.addresses:
+                try:
+                    return Stream(httpcore.SyncBackend().connect_tcp(address, target.port, left(timeout)))
+                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                    problem = error
+            raise problem
+
+    return Backend()
