@@ -86,11 +86,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc,
     ):
         app.include_router(module.router, responses=document.ERRORS)
-    app.include_router(health.router)
     for module in (graders,):
-    for router in webhooks.routers:
         app.include_router(module.router, responses=OPENAI_ERRORS)
+    for router in webhooks.routers:
         app.include_router(router, responses=OPENAI_ERRORS)
+    app.include_router(health.router)
     document.complete(app)
     return app
 
