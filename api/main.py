@@ -9,7 +9,8 @@ from fastapi import FastAPI
 
 from api import document, errors
 from api.middleware import RequestGuard
-from api.openai import graders
+from api.openai import graders, refused
+from api.openai import jobs as fine_tuning
 from api.openai.errors import ERRORS as OPENAI_ERRORS
 from api.routers import (
     artifacts,
@@ -86,7 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc,
     ):
         app.include_router(module.router, responses=document.ERRORS)
-    for module in (graders,):
+    for module in (graders, fine_tuning, refused):
         app.include_router(module.router, responses=OPENAI_ERRORS)
     for router in webhooks.routers:
         app.include_router(router, responses=OPENAI_ERRORS)

@@ -32,7 +32,7 @@ from opensloth.jobs.queue import QueueService
 from opensloth.jobs.quotas import belongings, require_bytes
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.retries import RetryService
-from opensloth.jobs.service import JobService, user_of_file, user_of_models
+from opensloth.jobs.service import JobService, checkpoint_of, user_of_file, user_of_models
 from opensloth.jobs.usage import UsageService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins

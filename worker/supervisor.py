@@ -15,6 +15,7 @@ from typing import Any
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End, Placed
+from opensloth.jobs.results_file import ResultsFile, store_results
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.training.exports.spec import ExportRun
@@ -258,7 +259,13 @@ class Supervisor(threading.Thread):
         """What the exit statuses and the last records say."""
         pump = self._pump
         if pump.result is not None and all(status == 0 for status in statuses):
-            return End("succeeded", result=pump.result, lora=self._lora(pump.result), step_s=pump.step_s)
+            return End(
+                "succeeded",
+                result=pump.result,
+                lora=self._lora(pump.result),
+                step_s=pump.step_s,
+                results=self._results_file(),
+            )
         if self._verdict_on_share is not None:
             return replace(self._verdict_on_share, log_tail=self._logs.tail())
         if self._stalled is not None:
@@ -280,6 +287,17 @@ class Supervisor(threading.Thread):
         return End(
             "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
         )
+
+    def _results_file(self) -> ResultsFile | None:
+        """The file of metrics of a training; a success is not lost for want of it."""
+        services = self._services
+        if self._placed.job.kind != "training":
+            return None
+        try:
+            return store_results(services.database, services.events, services.storage, self._run_dir, self.job_id)
+        except (OSError, Unavailable):
+            log.exception("%s: its file of metrics could not be written", self.job_id)
+            return None
 
     def _lora(self, result: dict[str, object]) -> dict[str, object] | None:
         """The adapter's configuration, for jobs that start from it."""

@@ -19,8 +19,9 @@ from opensloth.events.store import EventStore
 from opensloth.jobs.blame import LOST, in_a_row, suspects
 from opensloth.jobs.progress import RecordSink
 from opensloth.jobs.reasons import Reason, reason
+from opensloth.jobs.results_file import ResultsFile, add_results
 from opensloth.jobs.retry_policy import History, decide
-from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
+from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow, suffix_of
 from opensloth.jobs.states import LIVE, State, StopIntent, strengthens
 from opensloth.jobs.transitions import end_by_intent, locked, transition
 from opensloth.models.registry import add_result
@@ -60,6 +61,8 @@ class End:
     log_tail: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
+    results: ResultsFile | None = None
+    """The stored file of step metrics."""
     peak_bytes: int | None = None
     """The most that a rank was seen to use on its device."""
     step_s: float | None = None
@@ -293,13 +296,20 @@ class AttemptService:
                 base_id=str(end.result.get("base", row.model_id)),
                 owner=row.owner,
                 team=row.team,
-                name=row.name,
+                name=suffix_of(row),
                 key=str(end.result["key"]),
                 size=sum(int(artifact["bytes"]) for artifact in artifacts),
                 lora=end.lora,
             )
+        if end.results is not None:
+            add_results(session, row, end.results)
         values = {
-            "result": {"model": model_id, "artifacts": artifacts, "exit_code": end.result.get("exit_code")},
+            "result": {
+                "model": model_id,
+                "artifacts": artifacts,
+                "exit_code": end.result.get("exit_code"),
+                "metrics_file": end.results.id if end.results else None,
+            },
             "error": None,
             "progress": {**(row.progress or {}), "percent": 100.0, "eta_s": 0.0},
         }

@@ -7,7 +7,9 @@ from sqlalchemy.orm import Session, aliased
 
 from opensloth.accounts.callers import Caller
 from opensloth.database import Database
+from opensloth.datasets.rows import FileRow
 from opensloth.errors import Conflict
+from opensloth.jobs.results_file import file_id_of
 from opensloth.jobs.rows import CheckpointRow, DependencyRow, JobRow
 from opensloth.jobs.service import changeable, user_of_models
 from opensloth.jobs.states import TERMINAL, State
@@ -45,7 +47,9 @@ class DeletionService:
             session.execute(delete(ModelRow).where(ModelRow.job_id == job_id))
             session.execute(delete(DependencyRow).where(DependencyRow.depends_on == job_id))
             session.execute(delete(JobRow).where(JobRow.id == job_id))
-            self._deletions.forget(session, [f"jobs/{job_id}"])
+            results = file_id_of(job_id)
+            session.execute(delete(FileRow).where(FileRow.id == results))
+            self._deletions.forget(session, [f"jobs/{job_id}", f"files/{results}"])
 
 
 def user_of_job(session: Session, job_id: str) -> str | None:
@@ -57,7 +61,9 @@ def user_of_job(session: Session, job_id: str) -> str | None:
         .where(DependencyRow.depends_on == job_id, JobRow.state.not_in(_OVER))
         .limit(1)
     )
-    user = user_of_models(session, [job_id, *models]) or session.scalar(waits)
+    checkpoint = f":{job_id.removeprefix('ftjob-')}:ckpt-step-"
+    starts = select(JobRow.id).where(JobRow.model_id.contains(checkpoint, autoescape=True), JobRow.state.not_in(_OVER))
+    user = user_of_models(session, [job_id, *models]) or session.scalar(waits) or session.scalar(starts.limit(1))
     if user is not None:
         return f"the job {user}"
     made_from_it = select(ModelRow.id).where(ModelRow.base_id.in_(models), ModelRow.id.not_in(models)).limit(1)

@@ -19,7 +19,8 @@ from opensloth.jobs.data import JobData, find_data
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.states import TERMINAL, State
-from opensloth.models.registry import JOB_ID, ModelChoice, ModelRegistry, unknown_model
+from opensloth.models.names import JOB_ID
+from opensloth.models.registry import ModelChoice, ModelRegistry, unknown_model
 from opensloth.resolve import DeviceFacts, Resolved, resolve
 from opensloth.rewards import RewardPolicy
 

@@ -25,9 +25,11 @@ class Retry:
     def apply(self, session: Session, job_id: str) -> None:
         """Complete the new job `job_id`. The checkpoint stays where it is, in the folder of the job it was made by."""
         # Locked, so that it is not deleted between this look and the commit.
-        if session.get(JobRow, self.job_id, with_for_update={"read": True}) is None:
+        earlier = session.get(JobRow, self.job_id, with_for_update={"read": True})
+        if earlier is None:
             raise NotFound(f"there is no job {self.job_id!r}", hint="`opensloth jobs` lists them")
-        session.get_one(JobRow, job_id).retry_of = self.job_id
+        row = session.get_one(JobRow, job_id)
+        row.retry_of, row.request = self.job_id, earlier.request
         if self.step is None:
             return
         found = session.get_one(CheckpointRow, (self.job_id, self.step))

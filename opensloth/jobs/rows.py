@@ -37,6 +37,8 @@ class JobRow(Base):
     """Number of the present or last attempt; every write by a worker names it."""
     spec: Mapped[dict[str, Any]]
     schema_version: Mapped[int]
+    request: Mapped[dict[str, Any] | None]
+    """The body in OpenAI's shape that `spec` was made from; None where `spec` itself was posted."""
     resolved: Mapped[dict[str, Any] | None]
     user_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
 
@@ -163,3 +165,8 @@ class IdempotencyRow(Base):
     body_sha256: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
+
+
+def suffix_of(row: JobRow) -> str:
+    """What tells people this job's model from others: the suffix in OpenAI's shape, else the job's name."""
+    return str((row.request or {}).get("suffix") or row.name)

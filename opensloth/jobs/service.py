@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import String, cast, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,7 @@ from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_s
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.jobs.transitions import locked
 from opensloth.jobs.views import CheckpointView, JobView
-from opensloth.models.registry import ModelRegistry
+from opensloth.models.registry import CheckpointPlace, ModelRegistry
 from opensloth.rewards import RewardPolicy
 
 Views = list[JobView]
@@ -71,13 +71,21 @@ class JobService:
     # Submission
 
     def submit(
-        self, body: Any, caller: Caller, idempotency_key: str | None = None, *, retry: Retry | None = None
+        self,
+        body: Any,
+        caller: Caller,
+        idempotency_key: str | None = None,
+        *,
+        retry: Retry | None = None,
+        request: dict[str, Any] | None = None,
     ) -> tuple[JobView, bool]:
         """Accept a job; the second value is False where the idempotency key had made it before.
 
-        Raises InvalidInput with a FieldError for each thing that is wrong.
+        `request` is the body in OpenAI's shape that `body` was made from, if it was; the job keeps it. Raises
+        InvalidInput with a FieldError for each thing that is wrong.
         """
-        digest = body_digest(body if retry is None else retry.identify(body))
+        posted = body if request is None else request
+        digest = body_digest(posted if retry is None else retry.identify(posted))
         if idempotency_key is not None and (earlier := self.earlier(caller, idempotency_key, digest)):
             return earlier, False
         spec = parse_job_spec(body)
@@ -87,6 +95,7 @@ class JobService:
         def insert(session: Session, job_id: str) -> JobRow:
             inputs = resolve_inputs(session, spec, caller, self._files, self._pulls, self._models, self._rewards)
             row = self._insert(session, job_id, spec, inputs, body, caller)
+            row.request = request
             if retry is not None:
                 retry.apply(session, job_id)
             return row
@@ -207,6 +216,8 @@ class JobService:
         states: Sequence[str] = (),
         owner: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        without_metadata: bool = False,
+        kind: str | None = None,
         limit: int = 20,
         after: str | None = None,
     ) -> tuple[list[JobView], bool]:
@@ -223,6 +234,10 @@ class JobService:
             query = query.where(JobRow.state.in_(states))
         if owner is not None:
             query = query.where(JobRow.owner == owner)
+        if without_metadata:
+            query = query.where(cast(JobRow.user_metadata, String) == "{}")
+        if kind is not None:
+            query = query.where(JobRow.kind == kind)
         for key, value in (metadata or {}).items():
             query = query.where(JobRow.user_metadata[key].as_string() == value)
         with self._db.read() as session:
@@ -289,6 +304,14 @@ def user_of_models(session: Session, names: list[str]) -> str | None:
     adapter = JobRow.spec[("opensloth_config", "pretrained_lora")].as_string()
     needs = JobRow.model_id.in_(names) | adapter.in_(names)
     return session.scalar(select(JobRow.id).where(needs, JobRow.state.not_in(over)).limit(1))
+
+
+def checkpoint_of(session: Session, job_id: str, step: int) -> CheckpointPlace | None:
+    """A job's checkpoint, and the model that the job started from."""
+    job, row = session.get(JobRow, job_id), session.get(CheckpointRow, (job_id, step))
+    if job is None or row is None:
+        return None
+    return CheckpointPlace(job.owner, job.team, row.key, job.model_id, row.bytes, row.created_at)
 
 
 def user_of_file(session: Session, file_id: str) -> str | None:

@@ -53,6 +53,7 @@ class JobResult(BaseModel):
     model: str | None = None
     artifacts: list[Artifact] = []
     exit_code: int | None = None
+    metrics_file: str | None = Field(None, description="The file with its metrics over the steps, as CSV.")
 
 
 class JobError(BaseModel):
@@ -86,6 +87,9 @@ class JobView(BaseModel):
     attempt: int = 0
     phase: str | None = Field(None, description="What the trainer does now, e.g. loading_model, training.")
     spec: dict[str, Any] = Field(description="As it was posted.")
+    request: dict[str, Any] | None = Field(
+        None, description="The body in OpenAI's shape that the spec was made from, if it was."
+    )
     resolved: dict[str, Any] | None = Field(None, description="What it trains with, and `why` for each value not set.")
     progress: Progress | None = None
     metrics: dict[str, Any] | None = Field(None, description="The latest value of each metric.")
@@ -123,6 +127,7 @@ class JobView(BaseModel):
             attempt=row.attempt,
             phase=row.phase,
             spec=row.spec,
+            request=row.request,
             resolved=row.resolved,
             progress=Progress.model_validate(row.progress) if row.progress else None,
             metrics=row.metrics,

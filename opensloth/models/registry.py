@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-import secrets as random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -19,15 +19,31 @@ from opensloth.database import Database, after_commit, now_of
 from opensloth.errors import Conflict, FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
 from opensloth.models.catalogue import CATALOGUE, HUB_ID
+from opensloth.models.names import ALIAS, JOB_ID, parse_checkpoint_model, result_name
 from opensloth.models.rows import ModelRow
 from opensloth.storage import Storage
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
-JOB_ID = re.compile(r"ftjob-[0-9a-f]+")
 _HINT = "`opensloth models list` shows what there is"
 
 UserOf = Callable[[Session, list[str]], str | None]
 """Finds a job that is not over and needs one of the named models; given by who wires the services."""
+
+
+@dataclass(frozen=True)
+class CheckpointPlace:
+    """A checkpoint of a job: whose it is, where it lies, and the model that the job started from."""
+
+    owner: str
+    team: str
+    key: str
+    base: str
+    bytes: int
+    created_at: float
+
+
+CheckpointOf = Callable[[Session, str, int], CheckpointPlace | None]
+"""Finds the checkpoint of a job by its step; given likewise."""
 
 
 class ModelView(BaseModel):
@@ -38,7 +54,7 @@ class ModelView(BaseModel):
     created: int
     owned_by: str
     status: Literal["importing", "ready", "failed"]
-    kind: Literal["base", "result"]
+    kind: Literal["base", "result", "alias", "checkpoint"]
     source: str
     base: str | None = None
     job_id: str | None = None
@@ -82,8 +98,16 @@ class ModelChoice:
 class ModelRegistry:
     """Registers, lists and deletes models and looks them up for jobs."""
 
-    def __init__(self, database: Database, storage: Storage, publisher: Publisher, user_of: UserOf) -> None:
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        publisher: Publisher,
+        user_of: UserOf,
+        checkpoint_of: CheckpointOf = lambda session, job_id, step: None,
+    ) -> None:
         self._db = database
+        self._checkpoint_of = checkpoint_of
         self._storage = storage
         self._publisher = publisher
         self._user_of = user_of
@@ -117,9 +141,10 @@ class ModelRegistry:
             if secret is not None:
                 SecretService.require(session, caller.owner, secret, "secret")
             row = session.get(ModelRow, model_id, with_for_update=True)
-            if row is not None and row.source != source:
+            if row is not None and (row.source != source or row.kind == "alias"):
+                what = "an alias of" if row.kind == "alias" else "registered already, from"
                 raise Conflict(
-                    f"the model {model_id!r} is registered already, from {row.source}",
+                    f"the model {model_id!r} is {what} {row.source}",
                     hint="choose another id, or delete it first",
                 )
             if row is None:
@@ -137,9 +162,49 @@ class ModelRegistry:
             after_commit(session, self._publisher.wake_planner)
         return ModelView.of(row)
 
-    def get(self, model_id: str, caller: Caller) -> ModelView:
-        """The model with this id, or the result of the job with this id; raises NotFound."""
+    def alias(self, name: str, target: str, caller: Caller) -> ModelView:
+        """Let `name` stand for the model `target`, a registered one or one of the hub; another target replaces it.
+
+        Raises InvalidInput, NotAllowed, and Conflict where a model has the name or a job that is not over needs it.
+        """
+        caller.require_admin("give models other names")
+        if not ALIAS.fullmatch(name) or JOB_ID.fullmatch(name) or parse_checkpoint_model(name):
+            message = "use 1 to 128 letters, digits and . _ - / : and not the name of a job or a checkpoint"
+            raise InvalidInput("the alias is not usable", fields=[FieldError("id", message)])
+        with self._db.write() as session:
+            found = _find(session, target, lock=True)
+            if found is not None and found.kind == "alias":
+                message = f"{target!r} is an alias itself; name {found.base_id!r}"
+                raise InvalidInput("the alias is not usable", fields=[FieldError("alias_of", message)])
+            if found is not None:
+                target = found.id  # a job's id stands for what it made
+            self.choose(session, target, "alias_of", caller)
+            row = session.get(ModelRow, name, with_for_update=True)
+            if row is not None and row.kind != "alias":
+                hint = "choose another name, or delete that model first"
+                raise Conflict(f"there is a model {name!r} already", hint=hint)
+            if row is None:
+                row = ModelRow(id=name, kind="alias", status="ready", owner=caller.owner, created_at=now_of(session))
+                session.add(row)
+            elif row.base_id != target and (user := self._user_of(session, [name])) is not None:
+                hint = "cancel that job or wait for its end"
+                raise Conflict(f"the job {user} needs {name!r} as it is", hint=hint)
+            row.source = row.base_id = target
+            row.team = found.team if found is not None else None
+            record(session, caller, "model.alias", name, target=target)
+        return ModelView.of(row)
+
+    def target(self, name: str, caller: Caller) -> str:
+        """The model that `name` stands for where it is an alias that the caller sees; else `name` itself."""
         with self._db.read() as session:
+            row = session.get(ModelRow, name)
+            return row.base_id or name if row is not None and row.kind == "alias" and caller.can_see(row.team) else name
+
+    def get(self, model_id: str, caller: Caller) -> ModelView:
+        """The model with this id, the result of the job with this id, or a checkpoint by its name; raises NotFound."""
+        with self._db.read() as session:
+            if (found := self._checkpoint(session, model_id, caller)) is not None:
+                return _checkpoint_view(model_id, found)
             return ModelView.of(require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT))
 
     def list(self, caller: Caller, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
@@ -158,6 +223,9 @@ class ModelRegistry:
     def delete(self, model_id: str, caller: Caller) -> None:
         """Remove a model and its files; raises Conflict while a job needs it."""
         with self._db.write() as session:
+            if self._checkpoint(session, model_id, caller) is not None:
+                hint = "they go with their job: `opensloth delete`"
+                raise Conflict("a checkpoint is not deleted by itself", hint=hint, code="is_checkpoint")
             row = require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT)
             caller.require_change(row.owner, f"the model {model_id}")
             user = self._user_of(session, [row.id, *([row.job_id] if row.job_id else [])])
@@ -165,6 +233,11 @@ class ModelRegistry:
                 raise Conflict(
                     f"the job {user} needs the model {model_id!r}", hint="cancel that job or wait for its end"
                 )
+            alias = session.scalar(
+                select(ModelRow.id).where(ModelRow.source == row.id, ModelRow.kind == "alias").limit(1)
+            )
+            if alias is not None:
+                raise Conflict(f"{alias!r} is another name of {model_id!r}", hint="delete the alias first")
             if session.scalar(select(exists().where(ModelRow.base_id == row.id))):
                 raise Conflict(f"adapters of {model_id!r} are registered", hint="delete those results first")
             key = row.storage_key
@@ -178,6 +251,8 @@ class ModelRegistry:
         row = _find(session, name)
         if row is not None and caller.can_see(row.team):
             return self._choice(session, row, field)
+        if (checkpoint := self._checkpoint(session, name, caller)) is not None:
+            return self._choice_of(session, checkpoint, field)
         if HUB_ID.fullmatch(name):
             return ModelChoice(base_id=name, hub_id=name)
         raise unknown_model(
@@ -206,6 +281,8 @@ class ModelRegistry:
             raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}")
         if row.status != "ready":
             raise unknown_model(field, f"the model {row.id!r} is still being imported; try again in a minute")
+        if row.kind == "alias":
+            return self.choose(session, row.base_id or "", field, HOST)
         if row.kind == "base":
             hub = row.source if HUB_ID.fullmatch(row.source) else None
             return ModelChoice(base_id=row.id, hub_id=hub, storage_key=row.storage_key)
@@ -220,6 +297,22 @@ class ModelRegistry:
             adapter_lora=row.lora,
         )
 
+    def _checkpoint(self, session: Session, name: str, caller: Caller) -> CheckpointPlace | None:
+        """The checkpoint that `name` (`ft:...:ckpt-step-N`) stands for, if the caller sees one."""
+        parsed = parse_checkpoint_model(name)
+        found = self._checkpoint_of(session, *parsed) if parsed else None
+        return found if found is not None and caller.can_see(found.team) else None
+
+    def _choice_of(self, session: Session, checkpoint: CheckpointPlace, field: str) -> ModelChoice:
+        base = self.choose(session, checkpoint.base, field, HOST)
+        try:
+            with self._storage.open(f"{checkpoint.key}/adapter_config.json") as file:
+                lora = json.load(file)
+        except FileNotFoundError:
+            # Of full fine-tuning: the checkpoint is a whole model.
+            return ModelChoice(base_id=base.base_id, storage_key=checkpoint.key)
+        return replace(base, adapter_key=checkpoint.key, adapter_lora=lora)
+
 
 def add_result(
     session: Session,
@@ -233,9 +326,8 @@ def add_result(
     size: int,
     lora: dict[str, Any] | None,
 ) -> str:
-    """Register what a job made; returns the model's id, `ft:base:owner:name:suffix`."""
-    slug = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "job"
-    model_id = f"ft:{base_id.rsplit('/', 1)[-1]}:{owner}:{slug}:{random.token_hex(4)}"
+    """Register what a job made; returns the model's id, `ft:base:team:suffix:id`, with `name` as its suffix."""
+    model_id = result_name(base_id, team, name, job_id)
     now = now_of(session)
     session.add(
         ModelRow(
@@ -256,11 +348,26 @@ def add_result(
     return model_id
 
 
-def _find(session: Session, name: str) -> ModelRow | None:
-    row = session.get(ModelRow, name)
+def _find(session: Session, name: str, *, lock: bool = False) -> ModelRow | None:
+    row = session.get(ModelRow, name, with_for_update={"read": True} if lock else None)
     if row is None and JOB_ID.fullmatch(name):
         row = session.scalar(select(ModelRow).where(ModelRow.job_id == name).limit(1))
     return row
+
+
+def _checkpoint_view(name: str, found: CheckpointPlace) -> ModelView:
+    job_id, _ = parse_checkpoint_model(name) or ("", 0)
+    return ModelView(
+        id=name,
+        created=int(found.created_at),
+        owned_by=found.owner,
+        status="ready",
+        kind="checkpoint",
+        source=job_id,
+        base=found.base,
+        job_id=job_id,
+        bytes=found.bytes,
+    )
 
 
 def unknown_model(field: str, message: str) -> InvalidInput:
