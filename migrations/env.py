@@ -9,6 +9,7 @@ import opensloth.accounts.rows
 import opensloth.datasets.rows
 import opensloth.devices.rows
 import opensloth.events.rows
+import opensloth.jobs.chat_engines
 import opensloth.jobs.rows
 import opensloth.models.rows
 import opensloth.storage.rows

@@ -28,6 +28,9 @@ from opensloth.models.registry import add_result
 from opensloth.settings import Settings
 
 _LIVE = [state.value for state in LIVE]
+_AGAIN = {"command": ("not_taken_up",), "chat": ("not_taken_up", "estimate_low")}
+"""A command may have done half of what it is for: it begins a second time only if it never began. For a chat engine
+the next request starts another one. Other kinds begin again after every reason that can be tried again."""
 SLOW_S = 2.0
 """A database that needs so long for one small write has kept the leases of others waiting too."""
 APART_LEASES = 5
@@ -316,6 +319,8 @@ class AttemptService:
         message = f"the result is {model_id}" if model_id else "the result is there"
         if row.kind == "command":
             message = "the command has ended"
+        elif row.kind == "chat":
+            message = "nobody asked the engine anything for a while"
         transition(session, self._events, row.id, State.SUCCEEDED, message=message, values=values)
 
     def _stopped(self, session: Session, row: JobRow, end: End) -> None:
@@ -324,6 +329,8 @@ class AttemptService:
         values: dict[str, Any] = {}
         if target is State.QUEUED and row.kind == "command":
             target = State.FAILED  # nobody asked for its beginning a second time
+        elif target is State.QUEUED and row.kind == "chat":
+            target = State.SUCCEEDED  # the next request starts another one
         if target is State.FAILED:
             values["error"] = _error(reason(code), end, reason(code).message)
         transition(session, self._events, row.id, target, reason=code, values=values)
@@ -341,8 +348,7 @@ class AttemptService:
         text = end.message or why.message
         if "exit_code" in end.result:
             values["result"] = {"model": None, "artifacts": [], "exit_code": end.result["exit_code"]}
-        # A command may have done half of what it is for: it begins a second time only if it never began.
-        if not decision.retry or (row.kind == "command" and end.code != "not_taken_up"):
+        if not decision.retry or end.code not in _AGAIN.get(row.kind, (end.code,)):
             values["error"] = _error(why, end, text)
             transition(session, self._events, row.id, State.FAILED, reason=why.code, message=text, values=values)
             return

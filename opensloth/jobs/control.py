@@ -62,6 +62,9 @@ class ControlService:
             if state is State.WAITING:
                 hint = "pause the jobs that it waits for, or cancel it"
                 raise Conflict("the job waits for others and holds nothing", hint=hint, code="not_queued")
+            if row.kind == "chat":
+                hint = "cancel it; it starts again when somebody asks it something"
+                raise Conflict("a chat engine has nothing to pause", hint=hint, code="not_pausable")
             if state in LIVE and row.kind == "command":
                 hint = "cancel it and run it again, or let it stop and continue itself"
                 raise Conflict("a command saves nothing that it could go on from", hint=hint, code="not_pausable")

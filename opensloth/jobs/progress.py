@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from opensloth.database import now_of
 from opensloth.events.records import Record, finite
 from opensloth.events.store import EventStore
+from opensloth.jobs import chat_engines
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
 from opensloth.jobs.states import State
 from opensloth.jobs.transitions import transition
@@ -44,6 +45,8 @@ class RecordSink:
                     self._checkpoint(session, row, data)
                 case "started":
                     self._started(session, row, data)
+                case "listening" if row.kind == "chat":
+                    chat_engines.listening(session, row.id, row.attempt, data)
                 case _:
                     pass
         if "progress" in changes:
@@ -66,6 +69,8 @@ class RecordSink:
             message = "the export has begun"
         elif row.kind == "command":
             message = "the command has begun"
+        elif row.kind == "chat":
+            message = "the engine answers"
         transition(session, self._events, row.id, State.RUNNING, sources=[State.STARTING], message=message)
 
     @staticmethod

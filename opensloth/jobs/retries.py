@@ -51,6 +51,9 @@ class RetryService:
             retry = Retry(job_id, self._step(session, row) if from_checkpoint else None)
         if row.kind == "export":
             return self._exports.submit(row.export_of or "", row.spec, caller, idempotency_key, retry=retry)
+        if row.kind == "chat":
+            hint = "ask the model something: its engine starts by itself"
+            raise Conflict("a chat engine is not tried again", hint=hint, code="not_retryable")
         if row.kind == "command":
             return self._leases.submit(row.spec, caller, idempotency_key, retry=retry)
         return self._jobs.submit(row.spec, caller, idempotency_key, retry=retry)

@@ -23,6 +23,8 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
     with database.read() as session:
         found = session.get(JobRow, job_id)
         job = require_visible(found, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
+        if job.kind == "chat":
+            raise Conflict("a chat engine trains nothing", code="no_script", hint="ask for the script of a training")
         if job.kind == "command":
             raise Conflict("a command trains nothing", code="no_script", hint="its spec has the command")
         if job.kind == "export":

@@ -22,6 +22,9 @@ HALF_LIFE_S = 7 * 24 * 3600.0
 RESTART_S = 60.0
 """What a job that was stopped does again: imports, loading the model."""
 
+BELOW_ALL = -1
+"""Rank of what any queued job may stop."""
+
 Leases = dict[str, list[str]]
 """The devices that each job holds."""
 
@@ -197,18 +200,25 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             tuple(leases[row.id]),
             row.owner,
             row.team,
-            row.priority,
+            # A chat engine gives way to any job, and at once: it loses nothing.
+            BELOW_ALL if row.kind == "chat" else row.priority,
             row.placed_at,
             None if row.memory_bytes is None else max(row.memory_bytes, row.peak_bytes or 0),
-            _end(row.progress, row.placed_at, row.expected_s, row.run_s, limit_s, now),
-            # A command saves nothing that it could go on from.
-            float("inf") if row.kind == "command" else row.placed_at + min_run_s,
+            None
+            if row.kind == "chat"
+            else _end(row.progress, row.placed_at, row.expected_s, row.run_s, limit_s, now),
+            _preemptible_from(row.kind, row.placed_at, min_run_s),
             row.promised_end,
             row.state == State.STOPPING,
         )
         for row in rows
         for limit_s in (row[7],)
     ]
+
+
+def _preemptible_from(kind: str, placed_at: float, min_run_s: float) -> float:
+    """A command saves nothing that it could go on from; a chat engine has nothing to save."""
+    return {"command": float("inf"), "chat": placed_at}.get(kind, placed_at + min_run_s)
 
 
 def spent_since(running: list[Running], devices: list[Device], now: float, since: float) -> list[Spent]:

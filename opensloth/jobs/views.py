@@ -70,7 +70,7 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Literal["training", "export", "command"] = "training"
+    kind: Literal["training", "export", "command", "chat"] = "training"
     export_of: str | None = Field(None, description="The job whose result this export is made from.")
     name: str
     owner: str
@@ -113,7 +113,7 @@ class JobView(BaseModel):
         """The view of a stored row."""
         return cls(
             id=row.id,
-            kind=cast(Literal["training", "export", "command"], row.kind),
+            kind=cast(Literal["training", "export", "command", "chat"], row.kind),
             export_of=row.export_of,
             name=row.name,
             owner=row.owner,

@@ -1,0 +1,325 @@
+"""Continuous batching: rows join between two steps and leave as soon as they are done, whatever adapter they use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from opensloth.chat.engine import rows as kv
+from opensloth.chat.engine.lora import Adapters, read_adapter
+from opensloth.chat.engine.sampling import Chooser, Chosen, choose
+from opensloth.chat.engine.text import TextStream
+
+log = logging.getLogger(__name__)
+
+PROMPT_TOKENS = 256
+"""Of prompts, in a step that others wait for; a long prompt comes in over several steps."""
+PROMPT_TOKENS_ALONE = 512
+
+Finish = Literal["stop", "length"]
+Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(eq=False)
+class AdapterRef:
+    """An adapter that a row needs; read ahead of its turn where possible."""
+
+    key: str
+    folder: Path
+    weights: Weights | None = None
+
+    def read(self) -> Weights:
+        """Its matrices; raises OSError, Unusable."""
+        if self.weights is None:
+            self.weights = read_adapter(self.folder)
+        return self.weights
+
+
+@dataclass(frozen=True)
+class Said:
+    """One token that was said: what it is, and where it begins in the text."""
+
+    chosen: Chosen
+    at: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is new of one answer; `finish` or `error` (a code and a message) come with the last one."""
+
+    text: str = ""
+    said: tuple[Said, ...] = ()
+    finish: Finish | None = None
+    error: tuple[str, str] | None = None
+    tokens: int = 0
+    """Tokens generated in all, told with the last piece."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer in the making."""
+
+    tokens: list[int]
+    """The prompt and what was said so far."""
+    most: int
+    """Tokens that it may say."""
+    chooser: Chooser
+    text: TextStream
+    tell: Callable[[Piece], None]
+    """Called with each piece by the decoder's thread; must not block."""
+    eos: frozenset[int] = frozenset()
+    """Tokens that end it."""
+    adapter: AdapterRef | None = None
+    prompt: int = 0
+    place: kv.Place | None = None
+    slot: int | None = None
+    held: deque[Said] = field(default_factory=deque)
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.tokens)
+
+    @property
+    def spoken(self) -> int:
+        """Tokens that it has said."""
+        return len(self.tokens) - self.prompt
+
+
+class Decoder:
+    """The model and the rows; `step` is for one thread, `add` and `cancel` for any."""
+
+    def __init__(self, model: Any, *, kv_tokens: int, max_rows: int) -> None:
+        self.model = model
+        self.adapters = Adapters(model)
+        self.store = kv.RowStore(kv_tokens)
+        self._max_rows = max_rows
+        self._waiting: deque[Row] = deque()
+        self._active: list[Row] = []
+        """In the order in which they came in."""
+        self._arrived: deque[Row] = deque()
+        self._wake = threading.Condition()
+        self._stopped = False
+        self.steps = 0
+        self.busy_at = time.monotonic()
+        """When a row was last worked on."""
+
+    @property
+    def load(self) -> int:
+        """Rows that decode or wait."""
+        return len(self._active) + len(self._waiting) + len(self._arrived)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take new rows; they join before the next step."""
+        with self._wake:
+            self._arrived.extend(rows)
+            self._wake.notify()
+
+    def cancel(self, rows: Sequence[Row]) -> None:
+        """Nobody wants these any more; their places are free before the next step."""
+        for row in rows:
+            row.cancelled = True
+        with self._wake:
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+
+    def run(self) -> None:
+        """Step for ever; an error of a step ends it and is raised."""
+        with torch.inference_mode():
+            while True:
+                with self._wake:
+                    while not self._stopped and not self.load:
+                        self._wake.wait()
+                    if self._stopped:
+                        return
+                self.step()
+
+    def step(self) -> None:
+        """One pass of the model over what there is to do."""
+        self._take_in()
+        plan, rows = self._plan()
+        if rows:
+            self._pass(plan, rows)
+            self.steps += 1
+            self.busy_at = time.monotonic()
+
+    # Joining and leaving
+
+    def _take_in(self) -> None:
+        with self._wake:
+            while self._arrived:
+                self._waiting.append(self._arrived.popleft())
+        for row in [row for row in self._active if row.cancelled]:
+            self._leave(row)
+        self._waiting = deque(row for row in self._waiting if not row.cancelled)
+        while self._waiting and len(self._active) < self._max_rows:
+            row = self._waiting[0]
+            try:
+                row.place = self.store.add(len(row.tokens))
+            except kv.Full:
+                if self._active:
+                    return  # it is first in line when somebody leaves
+                self._waiting.popleft()
+                row.tell(Piece(error=("context_length_exceeded", "the engine has no memory for so long a prompt")))
+                continue
+            self._waiting.popleft()
+            row.place.owner = row
+            self._active.append(row)
+            self._adapt(row)
+
+    def _adapt(self, row: Row) -> None:
+        """Have the row's adapter in a slot."""
+        if row.adapter is None:
+            return
+        row.slot = self.adapters.slot(row.adapter.key)
+        if row.slot is not None:
+            return
+        busy = {other.slot for other in self._active if other.slot is not None}
+        try:
+            row.slot = self.adapters.put(row.adapter.key, row.adapter.read(), busy)
+        except FileNotFoundError:
+            self._leave(row, Piece(error=("model_not_found", "the adapter's files are not there any more")))
+        except (OSError, ValueError) as error:
+            self._leave(row, Piece(error=("model_error", f"the adapter cannot be used: {error}")))
+        row.adapter.weights = None
+
+    def _leave(self, row: Row, last: Piece | None = None) -> None:
+        if row.place is not None:
+            self.store.remove(row.place)
+            row.place = None
+        self._active.remove(row)
+        if last is not None:
+            row.tell(last)
+
+    def _make_room(self, row: Row) -> bool:
+        """Room for the row's next token, if need be in place of the youngest rows, which begin again later."""
+        assert row.place is not None
+        while True:
+            try:
+                self.store.grow(row.place)
+                return True
+            except kv.Full:
+                if len(self._active) == 1:
+                    self._end(row, "length")
+                    return False
+                youngest = self._active[-1]
+                self._leave(youngest)
+                self._waiting.appendleft(youngest)
+                if youngest is row:
+                    return False
+
+    # One pass
+
+    def _plan(self) -> tuple[kv.Step, list[tuple[Row, int]]]:
+        """What goes through the model now: rows in the order of their tokens, with how many of each."""
+        for row in list(self._active):
+            if row.place is not None and row.place.stored == row.place.bucket.length:
+                self._make_room(row)
+        step, rows, first = kv.Step([], []), [], 0
+        device = self.model.device
+        for bucket in self.store.buckets.values():
+            ready = [place for place in bucket.places if place.stored and _left(place) == 1]
+            if ready:
+                step.decoding.append(kv.Decoding(ready, first, device))
+                rows += [(place.owner, 1) for place in ready]
+                first += len(ready)
+        budget = PROMPT_TOKENS if rows else PROMPT_TOKENS_ALONE
+        decoding = {id(row) for row, _ in rows}
+        for row in self._active:
+            if id(row) in decoding or row.place is None or budget <= 0:
+                continue
+            count = min(budget, _left(row.place))
+            step.filling.append(kv.Filling(row.place, first, count))
+            rows.append((row, count))
+            first += count
+            budget -= count
+        return step, rows
+
+    def _pass(self, plan: kv.Step, rows: list[tuple[Row, int]]) -> None:
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int | None] = []
+        last: list[int] = []
+        ready: list[Row] = []
+        for row, count in rows:
+            assert row.place is not None
+            start = row.place.stored
+            tokens += row.tokens[start : start + count]
+            positions += range(start, start + count)
+            slots += [row.slot] * count
+            if start + count == len(row.tokens):
+                ready.append(row)
+                last.append(len(tokens) - 1)
+        device = self.model.device
+        self.adapters.use(slots)
+        output = kv.run(
+            plan,
+            self.model,
+            input_ids=torch.tensor([tokens], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
+        )
+        for row, count in rows:
+            assert row.place is not None
+            row.place.stored += count
+        if not ready:
+            return
+        chosen = choose(output.logits[0], [row.chooser for row in ready])
+        for row, token in zip(ready, chosen, strict=True):
+            self._say(row, token)
+
+    def _say(self, row: Row, chosen: Chosen) -> None:
+        row.tokens.append(chosen.token)
+        if chosen.token in row.eos:
+            self._end(row, "stop")
+            return
+        row.held.append(Said(chosen, row.text.decoded))
+        text = row.text.push(chosen.token)
+        if row.text.stopped:
+            self._leave(row, Piece(text, _given(row, all_of_it=False), "stop", tokens=row.spoken))
+        elif row.spoken >= row.most:
+            self._end(row, "length", text)
+        else:
+            said = _given(row, all_of_it=False)
+            if text or said:
+                row.tell(Piece(text, said))
+
+    def _end(self, row: Row, finish: Finish, text: str = "") -> None:
+        text += row.text.finish()
+        if row.text.stopped:
+            finish = "stop"
+        self._leave(row, Piece(text, _given(row, all_of_it=not row.text.stopped), finish, tokens=row.spoken))
+
+    def fail(self, code: str, message: str) -> None:
+        """Tell every row that there will be no more."""
+        with self._wake:
+            rows = [*self._active, *self._waiting, *self._arrived]
+            self._active, self._waiting, self._arrived = [], deque(), deque()
+        for row in rows:
+            row.tell(Piece(error=(code, message)))
+
+
+def _left(place: kv.Place) -> int:
+    """Tokens of the row that are not stored yet."""
+    return len(place.owner.tokens) - place.stored
+
+
+def _given(row: Row, *, all_of_it: bool) -> tuple[Said, ...]:
+    """The tokens whose text has been given out."""
+    given = []
+    while row.held and (all_of_it or row.held[0].at < row.text.given):
+        given.append(row.held.popleft())
+    return tuple(given)

@@ -1,0 +1,183 @@
+"""One chat engine: `python -m opensloth.chat.engine.main RUN_DIR`.
+
+RUN_DIR holds `run.json` (see spec.py). Records, heartbeat and exit codes are those of a trainer. It says where it
+listens by a record of type `listening`, ends by itself when it was idle for long, and on SIGTERM once the answers that
+are under way are complete or their grace is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from opensloth.training.secret_values import SecretValues, read_secrets
+from opensloth.training.stacks import answer_with_stacks
+from opensloth.training.stop import EXIT_STOPPED, Stop
+from opensloth.training.watchdog import start_watchdog
+
+if TYPE_CHECKING:
+    from opensloth.chat.engine.decoder import Decoder
+    from opensloth.chat.engine.server import ChatServer
+    from opensloth.chat.engine.spec import ChatRun
+    from opensloth.training.records import Records
+
+EXIT_DONE = 0
+EXIT_FAILED = 20
+_LOOK_S = 0.25
+
+
+def main() -> NoReturn:
+    """The command."""
+    stop = Stop()
+    stop.install()
+    start_watchdog()
+    answer_with_stacks(Path(sys.argv[1]))
+    secrets = read_secrets()
+    secrets.guard_output()
+    code = run(Path(sys.argv[1]), stop, secrets)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
+    """Serves what `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
+    from opensloth.training.failures import describe
+    from opensloth.training.memory import explained
+    from opensloth.training.records import Records
+    from opensloth.training.run_spec import EVENTS_NAME
+
+    records = Records(run_dir / EVENTS_NAME, redact=secrets.redact_all)
+    try:
+        stop.before_leaving = lambda: records.write("stopped", "stopped before the model was loaded", step=0)
+        if stop.requested:
+            stop.leave()
+        return _serve(run_dir, records, stop, secrets)
+    except Exception as error:
+        logging.getLogger(__name__).exception("the engine failed")
+        failure, capped = explained(describe(error, records.current_phase), error)
+        records.write(
+            "failure",
+            failure.message,
+            level="error",
+            code=failure.code,
+            message=failure.message,
+            hint=failure.hint,
+            detail=failure.detail,
+            capped=capped,
+        )
+        return EXIT_FAILED
+
+
+def _serve(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
+    from opensloth.chat.engine.spec import TOKEN, read_chat
+    from opensloth.hub import prepare_hub
+    from opensloth.training.memory import apply_cap
+
+    spec = read_chat(run_dir)
+    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    prepare_hub()
+    apply_cap(spec.memory_bytes, spec.device)
+    records.phase("loading_model", f"loading {spec.base_name}")
+    from opensloth.chat.engine.decoder import Decoder
+    from opensloth.chat.engine.loading import Sources, context_of, fingerprint, load_model
+    from opensloth.chat.engine.server import ChatServer
+
+    hub_token = secrets.get("model")
+    model = load_model(spec, hub_token)
+    sources = Sources(spec, hub_token)
+    decoder = Decoder(model, kv_tokens=spec.kv_tokens, max_rows=spec.max_rows)
+    _try(decoder, sources)
+    context = context_of(model, spec)
+    secret = secrets.get(TOKEN)
+    if not secret:
+        raise ValueError("the engine was told no secret")
+    server = ChatServer(spec, decoder, sources, context, secret)
+    stop.leave_at_once = False
+    records.write("started", "the model answers", step=0, max_steps=None, resumed_step=0)
+    records.phase("serving", f"serving {spec.base_name}")
+    return asyncio.run(_live(spec, decoder, server, records, stop, fingerprint(spec, model), context))
+
+
+def _try(decoder: Decoder, sources: object) -> None:
+    """Say two tokens: a model whose attention cannot be batched fails here, not at somebody's request."""
+    import torch
+
+    from opensloth.chat.engine.decoder import Row
+    from opensloth.chat.engine.loading import Sources
+    from opensloth.chat.engine.sampling import Chooser, Sampling
+    from opensloth.chat.engine.text import TextStream
+
+    assert isinstance(sources, Sources)
+    stream = TextStream(sources.base, [], [])
+    row = Row([0, 0, 0], 2, Chooser(Sampling(temperature=0.0), 0), stream, lambda piece: None)
+    decoder.add([row])
+    with torch.inference_mode():
+        while decoder.load:
+            decoder.step()
+
+
+async def _live(
+    spec: ChatRun,
+    decoder: Decoder,
+    server: ChatServer,
+    records: Records,
+    stop: Stop,
+    fingerprint: str,
+    context: int,
+) -> int:
+    """Until it is idle for long, has to stop, or the decoder fails."""
+    from opensloth.training.pulse import STEPS, Pulse
+
+    failure: list[BaseException] = []
+
+    def decode() -> None:
+        try:
+            decoder.run()
+        except BaseException as error:
+            failure.append(error)
+            decoder.fail("engine_lost", "the engine failed")
+
+    thread = threading.Thread(target=decode, name="decoder", daemon=True)
+    thread.start()
+    sockets = await server.listen()
+    port = sockets.sockets[0].getsockname()[1]
+    records.write("listening", f"listening on port {port}", port=port, fingerprint=fingerprint, context=context)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: setattr(stop, "requested", True))
+    pulse, seen, idle_since = Pulse(Path(spec.run_dir)), -1, time.monotonic()
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        if failure:
+            await asyncio.sleep(_LOOK_S)  # clients are told
+            raise failure[0]
+        if server.busy:
+            idle_since = time.monotonic()
+        if decoder.steps != seen or not decoder.load:
+            # An engine without work is well; one whose steps do not end is not.
+            seen = decoder.steps
+            pulse.beat(STEPS, _LOOK_S)
+        if stop.requested:
+            await server.drain(spec.grace_s)
+            records.write("stopped", f"stopped after {server.requests} requests", step=0, complete=True)
+            return EXIT_STOPPED
+        if time.monotonic() - idle_since > spec.idle_s:
+            server.stopping = True
+            if server.busy:
+                server.stopping = False
+                continue
+            decoder.stop()
+            text = f"nobody asked it anything for {spec.idle_s:.0f} s; it answered {server.requests} requests"
+            records.write("result", text, artifacts=[], is_model=False, metrics={})
+            return EXIT_DONE
+
+
+if __name__ == "__main__":
+    main()
