@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 PASSED_ON = frozenset({"dtype", "attn_implementation", "revision", "token"})
 """Further fields of FastModelArgs that transformers' `from_pretrained` gets; Unsloth gets all but code to run."""
 
+COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Unsloth takes it out of the environment, for a folder that no other process finds."""
+
 
 def device_facts() -> DeviceFacts:
     """What this process can train on; imports torch."""
@@ -139,7 +142,17 @@ def lora_config(config: OpenSlothConfig) -> Any:
     return peft.LoraConfig(task_type="CAUSAL_LM", **config.lora_args.model_dump(exclude={"random_state"}))
 
 
+def import_unsloth() -> None:
+    """Import Unsloth, which must come before transformers, TRL and PEFT; the cache for compiled graphs stays set."""
+    kept = os.environ.get(COMPILED_VARIABLE)
+    import unsloth  # noqa: F401
+
+    if kept is not None:
+        os.environ[COMPILED_VARIABLE] = kept
+
+
 def _load_unsloth(resolved: Resolved) -> tuple[Any, Any]:
+    import_unsloth()
     from unsloth import FastLanguageModel
 
     config = resolved.opensloth_config

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     prepared_cache_bytes: int = 20 * 2**30
     """What the prepared datasets of a host may take; those used longest ago go first."""
 
+    compiled_cache_bytes: int = 10 * 2**30
+    """What compiled kernels of a host may take; trimmed when the worker starts."""
+
+    standby: int | None = Field(default=None, ge=0)
+    """Trainers that have done their slow imports and wait for a job, for each device; if not set, 2 for a GPU (one for
+    each engine) and none for a CPU slot. Each takes 1 to 2 GiB of the host's memory."""
     trainer_module: str = "opensloth.training.main"
     """What a rank runs; tests of the service put a fast one here."""
 

@@ -32,7 +32,7 @@ class GuardedCommand(Ranks):
         """Start the guard of the command in `run_dir`; its output goes to `trainer.log`."""
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        made = cls(heartbeat=write_end, job_id=job_id)
+        made = cls(heartbeats=[write_end], job_id=job_id)
         kept = {name: os.environ[name] for name in _NAMES if name in os.environ}
         try:
             with (run_dir / "trainer.log").open("ab") as output:
@@ -49,7 +49,7 @@ class GuardedCommand(Ranks):
             made.processes.append(process)
         except BaseException:
             os.close(write_end)
-            made.heartbeat = -1
+            made.heartbeats.clear()
             raise
         finally:
             os.close(read_end)

@@ -22,6 +22,8 @@ def trainer_environment(parent: Mapping[str, str], **extra: str) -> dict[str, st
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "WANDB_DISABLED": "true",
     }
     return {**kept, **fixed, **extra}

@@ -17,11 +17,13 @@ from opensloth.jobs.planning import plan_round
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.storage.space import shortage
+from worker.compiled import trim_compiled
 from worker.device_watch import DeviceWatch
 from worker.housekeeping import Housekeeping
 from worker.imports import Imports
 from worker.processes import kill_leftovers
 from worker.promises import Promises
+from worker.standby_pool import StandbyPool
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Host:
         self._watch = DeviceWatch(found, nvml, services.devices, self._settings)
         self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
         self._imports = Imports(services, self._id)
+        self._standbys = StandbyPool(self._settings, self._devices)
         self._supervisors: dict[str, Supervisor] = {}
         self._wake = threading.Event()
         self._draining = threading.Event()
@@ -83,6 +86,8 @@ class Host:
             log.warning("this worker waits: %s (%s)", error.message, error.hint)
             return False
         self._watch.start()
+        trim_compiled(self._settings)
+        self._standbys.start()
         self._seen_at = time.monotonic()
         for thread in self._threads:
             thread.start()
@@ -120,6 +125,7 @@ class Host:
             supervisor.stop(StopIntent.DRAIN)
         for supervisor in list(self._supervisors.values()):
             supervisor.join()
+        self._standbys.stop()
         self._imports.stop()
         self._watch.stop()
 
@@ -213,7 +219,9 @@ class Host:
             except KeyError as error:
                 self._attempts.end(placed.job.id, placed.attempt, End("lost", "not_taken_up", f"no device {error}"))
                 continue
-            supervisor = Supervisor(self._services, self._attempts, placed, devices, len(self._devices), self._watch)
+            supervisor = Supervisor(
+                self._services, self._attempts, placed, devices, len(self._devices), self._watch, self._standbys
+            )
             self._supervisors[placed.job.id] = supervisor
             supervisor.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,11 @@ from opensloth.jobs.inputs import SECTION, facts_of, resolve_for
 from opensloth.jobs.spec import load_job_spec
 from opensloth.models.registry import ModelChoice
 from opensloth.services import Services
+from opensloth.settings import Settings
+from opensloth.storage import StorageCorrupt
+from opensloth.storage.cache import local_tree
 from opensloth.training.run_spec import DatasetRef, RunSpec
+from worker.compiled import compile_caches
 
 
 class CannotStart(OpenSlothError):
@@ -90,13 +95,26 @@ def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -
     slower there. Alone on the machine it is twice as fast as sleeping, so that one slot keeps the default.
     """
     if devices[0].kind == "cuda":
-        return {"CUDA_VISIBLE_DEVICES": ",".join(device.id for device in devices)}
+        # By NVML, a look whether there is a GPU does not yet settle which ones the process sees.
+        visible = ",".join(device.id for device in devices)
+        return {"CUDA_VISIBLE_DEVICES": visible, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     threads = str(max(1, cores // max(1, slots)))
     shared = {"GOMP_SPINCOUNT": "10000"} if slots > 1 else {}
     return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, **shared}
 
 
 def model_path(services: Services, choice: ModelChoice) -> str:
+def training_environment(
+    settings: Settings, devices: Sequence[FoundDevice], slots: int, *, offline: bool
+) -> dict[str, str]:
+    """What the ranks of a training job get beside the worker's own; `offline` where nothing of it is on the hub."""
+    return {
+        **device_environment(devices, slots, os.cpu_count() or 1),
+        **compile_caches(settings, os.environ),
+        **({"HF_HUB_OFFLINE": "1"} if offline else {}),
+    }
+
+
     """Where a trainer finds the base: a local folder, or its hub id."""
     if choice.storage_key is None:
         return choice.hub_id or choice.base_id

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from opensloth.training.secret_values import secrets_pipe
 from worker.descendants import kill_descendants
 from worker.environment import trainer_environment
+from worker.standby import Standby
 
 START_TOLERANCE_S = 1.0
 """Two readings of a process's start time differ by less than this."""
@@ -26,51 +27,46 @@ _GONE_S = 10.0
 
 @dataclass
 class Ranks:
-    """The running processes of an attempt; `heartbeat` is the write end of the pipe that all of them inherited."""
+    """The running processes of an attempt; `heartbeats` are the write ends of the pipes that they inherited."""
 
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    heartbeat: int = -1
+    heartbeats: list[int] = field(default_factory=list)
+    waited: set[int] = field(default_factory=set)
+    """Those that were there before the job."""
     _pipe: threading.Lock = field(default_factory=threading.Lock)
     """Another thread beats; a descriptor that was closed may be somebody else's by then."""
 
     @classmethod
     def spawn(
-        cls, module: str, run_dir: Path, world_size: int, environment: dict[str, str], secrets: Mapping[str, str]
+        cls,
+        module: str,
+        run_dir: Path,
+        world_size: int,
+        environment: dict[str, str],
+        secrets: Mapping[str, str],
+        standbys: Sequence[Standby | None] = (),
+        wait: Callable[[], bool] = lambda: True,
     ) -> Ranks:
-        """Start `python -m MODULE RUN_DIR` for each rank; output goes to `trainer.log`.
+        """Start `python -m MODULE RUN_DIR` for each rank, or let its standby take its place.
 
-        `secrets` go through a pipe of each rank's own: an environment can be read by whoever sees the process.
+        Output goes to `trainer.log`. `secrets` go through a pipe of each rank's own: an environment can be read by
+        whoever sees the process. `wait` pauses a moment and says whether to go on, while a standby is waited for.
         """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        ranks = cls(heartbeat=write_end)
-        group = 0
+        ranks = cls(heartbeats=[write_end])
         try:
-            with (run_dir / "trainer.log").open("ab") as output:
-                for rank in range(world_size):
-                    told = _secrets_pipe(secrets) if secrets else None
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", module, str(run_dir)],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        cwd=run_dir,
-                        process_group=group,
-                        pass_fds=[read_end] if told is None else [read_end, told],
-                        env=trainer_environment(
-                            os.environ,
-                            RANK=str(rank),
-                            LOCAL_RANK=str(rank),
-                            WORLD_SIZE=str(world_size),
-                            OPENSLOTH_HEARTBEAT_FD=str(read_end),
-                            **({} if told is None else {"OPENSLOTH_SECRETS_FD": str(told)}),
-                            **environment,
-                        ),
-                    )
-                    if told is not None:
-                        os.close(told)
-                    ranks.processes.append(process)
-                    group = ranks.processes[0].pid
+            for rank in range(world_size):
+                group = ranks.processes[0].pid if ranks.processes else 0
+                numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+                values = trainer_environment(os.environ, **numbers, **environment)
+                standby = standbys[rank] if rank < len(standbys) else None
+                if standby is not None and standby.hand_over(run_dir, values, secrets, group, wait):
+                    ranks.processes.append(standby.process)
+                    ranks.waited.add(standby.process.pid)
+                    ranks.heartbeats.append(standby.heartbeat)
+                else:
+                    ranks.processes.append(_start(module, run_dir, values, secrets, group, read_end))
         except BaseException:
             ranks.kill()
             raise
@@ -80,9 +76,10 @@ class Ranks:
 
     def beat(self, lease_s: float) -> None:
         """Tell the ranks that the lease is good for `lease_s` seconds from now."""
-        with self._pipe, contextlib.suppress(BlockingIOError, BrokenPipeError):
-            if self.heartbeat >= 0:  # else they are gone
-                os.write(self.heartbeat, f"{lease_s:.3f}\n".encode())
+        with self._pipe:
+            for heartbeat in self.heartbeats:  # none once they are gone
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                    os.write(heartbeat, f"{lease_s:.3f}\n".encode())
 
     def poll(self) -> list[int | None]:
         """The exit status of each rank, None while it runs."""
@@ -110,25 +107,40 @@ class Ranks:
         for process in self.processes:
             process.wait()
         with self._pipe:
-            if self.heartbeat >= 0:
-                os.close(self.heartbeat)
-                self.heartbeat = -1
+            while self.heartbeats:
+                os.close(self.heartbeats.pop())
 
     def identities(self) -> list[dict[str, Any]]:
-        """Pid and start time of each rank that still runs."""
+        """Pid and start time of each rank that still runs, and whether it was a standby."""
         found = []
         for process in self.processes:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found.append({"pid": process.pid, "started": psutil.Process(process.pid).create_time()})
+                started = psutil.Process(process.pid).create_time()
+                found.append({"pid": process.pid, "started": started, "standby": process.pid in self.waited})
         return found
 
 
-def _secrets_pipe(secrets: Mapping[str, str]) -> int:
-    """The read end of a pipe that holds the secrets and has no writer left; they are shorter than a pipe's buffer."""
-    read_end, write_end = os.pipe()
-    with os.fdopen(write_end, "wb") as pipe:
-        pipe.write(json.dumps(dict(secrets)).encode())
-    return read_end
+def _start(
+    module: str, run_dir: Path, values: Mapping[str, str], secrets: Mapping[str, str], group: int, heartbeat: int
+) -> subprocess.Popen[bytes]:
+    """A new process in the process group `group` (0: of its own); `heartbeat` is the read end of a pipe."""
+    told = secrets_pipe(secrets) if secrets else None
+    fds = {"OPENSLOTH_HEARTBEAT_FD": heartbeat, **({} if told is None else {"OPENSLOTH_SECRETS_FD": told})}
+    try:
+        with (run_dir / "trainer.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, str(run_dir)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=run_dir,
+                process_group=group,
+                pass_fds=list(fds.values()),
+                env={**values, **{name: str(number) for name, number in fds.items()}},
+            )
+    finally:
+        if told is not None:
+            os.close(told)
 
 
 def kill_leftovers(processes: list[dict[str, Any]]) -> int:

@@ -25,7 +25,7 @@ from worker.command_process import GuardedCommand
 from worker.command_run import CommandRun
 from worker.device_watch import DeviceWatch
 from worker.ending import reason_of, write_end
-from worker.launch import device_environment, prepare_run, run_folder
+from worker.launch import device_environment, prepare_run, run_folder, training_environment
 from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
 from worker.lease import Lease
@@ -34,6 +34,7 @@ from worker.records import LogShipper, RecordPump
 from worker.share import Share
 from worker.stalls import StallWatch
 
+from worker.standby_pool import StandbyPool
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
@@ -64,6 +65,7 @@ class Supervisor(threading.Thread):
         slots: int,
         watch: DeviceWatch,
     ) -> None:
+        standbys: StandbyPool,
         super().__init__(name=f"supervisor-{placed.job.id}", daemon=True)
         self.job_id, self.attempt = placed.job.id, placed.attempt
         self._services = services
@@ -72,6 +74,7 @@ class Supervisor(threading.Thread):
         self._devices = devices
         self._slots = slots
         self._run_dir = run_folder(services, self.job_id, self.attempt)
+        self._standbys = standbys
         self._pump = RecordPump(self._run_dir / "events.jsonl", self.job_id, self.attempt, attempts)
         self._logs = LogShipper(
             self._run_dir / "trainer.log", services.storage, f"jobs/{self.job_id}/logs/attempt-{self.attempt}.log"
@@ -107,6 +110,7 @@ class Supervisor(threading.Thread):
             self._live()
         finally:
             self._lease.let_go()
+            self._standbys.settled(self.job_id)
             self._share.let_go()
 
     def _live(self) -> None:
@@ -141,6 +145,8 @@ class Supervisor(threading.Thread):
             self._carry()
             self._enforce_time_limit()
             self._enforce_stop(ranks)
+            if self._pump.has_started:
+                self._standbys.settled(self.job_id)
             self._follow_a_dead_rank(ranks)
             self._enforce_share(ranks)
             self._enforce_progress(ranks)
@@ -157,7 +163,20 @@ class Supervisor(threading.Thread):
         environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
         module = settings.exporter_module if job.kind == "export" else settings.trainer_module
         secrets = secrets_of(self._services, job, run.model)
-        return Ranks.spawn(module, self._run_dir, run.world_size, environment, secrets)
+        if isinstance(run, ExportRun):
+            environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
+            return Ranks.spawn(settings.exporter_module, self._run_dir, 1, environment, secrets)
+        offline = os.path.isabs(run.model)
+        environment = training_environment(settings, self._devices, self._slots, offline=offline)
+        with self._standbys.lend(self.job_id, run.engine, self._devices, environment) as standbys:
+            return Ranks.spawn(
+                settings.trainer_module, self._run_dir, run.world_size, environment, secrets, standbys, self._pause
+            )
+
+    def _pause(self) -> bool:
+        """A moment; whether the attempt is to go on."""
+        self._wake.wait(_TICK_S)
+        return self._ours and self._stop_intent is None
 
     def _carry(self) -> None:
         """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""

@@ -39,6 +39,28 @@ def main() -> NoReturn:
     leave(run(Path(sys.argv[1]), stop, secrets))
 
 
+def warm_up(engine: str) -> None:
+    """The slow imports of every job of `engine`, which know nothing of the job."""
+    from opensloth.init_modules import import_unsloth
+
+    if engine == "unsloth":
+        import_unsloth()
+        import torch._inductor.compile_fx  # noqa: F401
+    else:
+        # With Unsloth these come after the model, as it may change what they are made of.
+        import opensloth.training.methods.dpo
+        import opensloth.training.methods.grpo
+        import opensloth.training.methods.kto
+        import opensloth.training.methods.orpo
+        import opensloth.training.methods.sft
+    import opensloth.devices.nvml
+    import opensloth.plugins
+    import opensloth.storage
+    import opensloth.trainer_factory
+    import opensloth.training.failures
+    import opensloth.training.memory  # noqa: F401
+
+
 def leave(code: int) -> NoReturn:
     """Ends the process without waiting for the threads of libraries."""
     sys.stdout.flush()
@@ -84,10 +106,12 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
 def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: SecretValues) -> int:
     _quiet_libraries(spec, records)
     records.phase("loading_model", f"loading {spec.base_name}")
-    from opensloth.init_modules import init_process_group, load_resolved, resolve_here
+    from opensloth.init_modules import import_unsloth, init_process_group, load_resolved, resolve_here
     from opensloth.plugins import load_plugins
     from opensloth.training.memory import apply_cap
 
+    if spec.engine == "unsloth":
+        import_unsloth()  # before the process group: imported within one, it would have the ranks wait for each other
     load_plugins(spec.plugins)
     store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
     apply_cap(spec.memory_bytes, spec.device, spec.world_size)

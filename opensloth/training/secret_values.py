@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -17,8 +18,15 @@ class SecretValues:
     """Values by the name under which the job uses them; never printed, never in an environment."""
 
     def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-        forms = {form for value in values.values() for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
+        self._values: dict[str, str] = {}
+        self._forms: list[str] = []
+        self.learn(values)
+
+    def learn(self, values: dict[str, str]) -> None:
+        """These too from now on, in what is guarded already as well."""
+        self._values |= values
+        kept = self._values.values()
+        forms = {form for value in kept for form in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
         # The longest first: one secret may be a part of another.
         self._forms = sorted((form for form in forms if form), key=len, reverse=True)
 
@@ -45,9 +53,9 @@ class SecretValues:
             return [self.redact_all(item) for item in value]
         return value
 
-    def guard_output(self) -> None:
-        """From now on what this process prints is redacted, line by line."""
-        if self._forms:
+    def guard_output(self, *, late: bool = False) -> None:
+        """From now on what this process prints is redacted, line by line; `late`: secrets may come later."""
+        if self._forms or late:
             sys.stdout = _Redacting(sys.stdout, self)
             sys.stderr = _Redacting(sys.stderr, self)
 
@@ -61,6 +69,14 @@ def read_secrets() -> SecretValues:
         return SecretValues(json.loads(pipe.read() or b"{}"))
 
 
+def secrets_pipe(values: Mapping[str, str]) -> int:
+    """The read end of a pipe that holds the values and has no writer left; they are shorter than a pipe's buffer."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
+        pipe.write(json.dumps(dict(values)).encode())
+    return read_end
+
+
 class _Redacting(io.TextIOBase):
     """A text stream that holds back the last line until it is whole, since a secret could be cut in two."""
 
@@ -68,6 +84,10 @@ class _Redacting(io.TextIOBase):
         self._stream = stream
         self._secrets = secrets
         self._rest = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
 
     def writable(self) -> bool:
         return True

@@ -52,6 +52,7 @@ def arrange(moment: str) -> None:
 def arrange_worker(moment: str) -> None:
     """The moments of a worker."""
     import worker.host
+    import worker.standby
     from opensloth.jobs.attempts import AttemptService
     from worker.processes import Ranks
 
@@ -62,6 +63,10 @@ def arrange_worker(moment: str) -> None:
             after(AttemptService, "take_up", when=bool)
         case "spawned":
             after(Ranks, "spawn")
+        case "standby_asked":
+            after(worker.standby, "say")
+        case "standby_taken":
+            after(worker.standby.Standby, "hand_over")
         case "stopping":
             after(Ranks, "terminate")
         case "before_end":

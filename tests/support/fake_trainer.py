@@ -58,6 +58,10 @@ def main() -> None:
     train(run, behaviour, stop)
 
 
+def warm_up(engine: str) -> None:
+    """A standby of it has nothing to import."""
+
+
 def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
     records = Records(Path(run.run_dir) / EVENTS_NAME)
     storage = Storage(run.storage_url)
