@@ -20,6 +20,8 @@ from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import StorageCorrupt
 from opensloth.storage.cache import local_tree
+from opensloth.storage import StorageCorrupt
+from opensloth.storage.cache import local_tree
 from opensloth.training.run_spec import DatasetRef, RunSpec
 from worker.compiled import compile_caches
 
@@ -71,9 +73,10 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         eval_dataset=_dataset(services, evaluation, run_dir) if evaluation else None,
         run_dir=str(run_dir),
         storage_url=services.storage.url,
-        checkpoint_key=f"jobs/{job.id}/checkpoints",
+        checkpoint_key=f"jobs/{job.id}/checkpoints/attempt-{placed.attempt}",
         artifact_key=f"jobs/{job.id}/artifacts",
         resume_from=next(iter(placed.checkpoints), None),
+        checkpoints=list(placed.checkpoints),
         checkpoint_interval_s=services.settings.checkpoint_interval_s,
         memory_bytes=placed.memory_bytes,
         cache_dir=str(services.settings.home.expanduser() / "cache" / "prepared"),
@@ -123,18 +126,10 @@ def training_environment(
 
 def stored_tree(services: Services, key: str) -> Path:
     """A local folder with the stored tree `key`; an object store's trees are kept in this host's cache."""
-    if services.storage.list_tree(key) is None:
-        raise CannotStart(f"the model at {key} is not complete in storage", code="model_not_found")
-    local = services.storage.local_path(key)
-    if local is not None:
-        return local
-    cached = services.settings.home.expanduser() / "cache" / key
-    if not cached.exists():
-        aside = cached.with_name(cached.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        services.storage.get_tree(key, aside)
-        aside.rename(cached)
-    return cached
+    try:
+        return local_tree(services.storage, key, services.settings.home.expanduser() / "cache" / "trees")
+    except StorageCorrupt as error:
+        raise CannotStart(f"the model cannot be used: {error.message}", code="model_not_found") from error
 
 
 def _dataset(services: Services, row: FileRow, run_dir: Path) -> DatasetRef:
@@ -142,8 +137,13 @@ def _dataset(services: Services, row: FileRow, run_dir: Path) -> DatasetRef:
     if local is None:
         local = run_dir / "data" / row.id
         local.parent.mkdir(parents=True, exist_ok=True)
-        with services.storage.open(row.storage_key) as source, local.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
-    elif not local.exists():
+        try:
+            found = services.storage.get_file(row.storage_key, local)
+        except FileNotFoundError:
+            local.unlink(missing_ok=True)
+        else:
+            if found != (row.bytes, row.sha256):
+                raise CannotStart(f"the dataset {row.id} came damaged from storage", code="storage_error")
+    if not local.exists():
         raise CannotStart(f"the dataset {row.id} is not in storage any more", code="input_deleted")
     return DatasetRef(path=str(local), name=row.filename, sha256=row.sha256, container=row.container)

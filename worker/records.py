@@ -1,4 +1,4 @@
-"""Follows what a trainer writes: its records into the database, its log into storage."""
+"""Follows what a trainer writes: its records into the database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from opensloth.jobs.attempts import AttemptService
-from opensloth.storage import Storage
 
 _BATCH_BYTES = 1 << 20
 _MOST_LINE_BYTES = 4 << 20
@@ -109,40 +108,6 @@ class RecordPump:
     def step_s(self) -> float | None:
         """Mean seconds of a step; None before the first."""
         return self._stepped_s / self._steps if self._steps else None
-
-
-class LogShipper:
-    """Copies the growing `trainer.log` into storage, where the API reads it."""
-
-    def __init__(self, path: Path, storage: Storage, key: str) -> None:
-        self._path = path
-        self._storage = storage
-        self._key = key
-        self._offset = 0
-
-    def ship(self) -> None:
-        """Append what was written since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            while block := file.read(_BATCH_BYTES):
-                self._storage.append(self._key, block)
-                self._offset += len(block)
-
-    @property
-    def offset(self) -> int:
-        """How far the log has been shipped, in bytes."""
-        return self._offset
-
-    def tail(self, lines: int = 20) -> str | None:
-        """The last lines of the log."""
-        if not self._path.exists():
-            return None
-        with self._path.open("rb") as file:
-            file.seek(max(0, self._path.stat().st_size - 16_384))
-            text = file.read().decode("utf-8", "replace")
-        return "\n".join(text.splitlines()[-lines:]) or None
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -29,8 +29,9 @@ from worker.launch import device_environment, prepare_run, run_folder, training_
 from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
 from worker.lease import Lease
+from worker.log_shipper import LogShipper
 from worker.processes import Ranks
-from worker.records import LogShipper, RecordPump
+from worker.records import RecordPump
 from worker.share import Share
 from worker.stalls import StallWatch
 
@@ -137,6 +138,7 @@ class Supervisor(threading.Thread):
             return End("stopped")
         self._ranks = ranks = self._spawn(run)
         self._lease.attach(ranks)
+        self._logs.start()
         self._share.started([process.pid for process in ranks.processes])
         self._attempts.started_processes(self.job_id, self.attempt, ranks.identities())
         while ranks.alive() and self._ours:
@@ -179,11 +181,10 @@ class Supervisor(threading.Thread):
         return self._ours and self._stop_intent is None
 
     def _carry(self) -> None:
-        """Records to the database, the log to storage; a part that is away now is tried again on the next tick."""
+        """Records to the database; while it is away they are tried again on the next tick."""
         try:
             if not self._pump.pump():
                 self._ours = False
-            self._logs.ship()
         except (Unavailable, OSError) as error:
             log.warning("%s: records wait: %s", self.job_id, error)
             self._wake.wait(1.0)
@@ -197,10 +198,7 @@ class Supervisor(threading.Thread):
                 break
             except Unavailable:
                 time.sleep(1.0)
-        try:
-            self._logs.ship()
-        except OSError as error:
-            log.warning("%s: the log is not in storage: %s", self.job_id, error)
+        self._logs.finish()
 
     def _enforce_time_limit(self) -> None:
         job = self._placed.job
@@ -249,7 +247,7 @@ class Supervisor(threading.Thread):
         """A run that stands still is ended; where its ranks stood is put on the job."""
         if self._placed.job.kind == "command" or self._stop_intent is not None or self._stalled is not None:
             return
-        if not self._stalls.look(self._pump.offset, self._logs.offset):
+        if not self._stalls.look(self._pump.offset, self._logs.written):
             return
         self._stalled, told = self._stalls.verdict(ranks, lambda: time.sleep(_TICK_S))
         log.warning("%s: %s", self.job_id, told.message)

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from api.dependencies import ServicesDep
 from opensloth.accounts.keys import Caller
 from opensloth.events.publisher import redis_client
-from opensloth.services import Services
 from opensloth.storage.space import shortage
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def readyz(response: Response, services: ServicesDep) -> Readiness:
     """Whether database and storage answer; 503 if not."""
     parts = {
         "database": _ask("database", lambda: services.jobs.list(NOBODY, limit=1)),
-        "storage": _ask("storage", lambda: _storage(services)),
+        "storage": _ask("storage", services.storage.ping),
         "redis": _ask("redis", lambda: redis_client(services.settings.redis).ping()),
     }
     settings = services.settings
@@ -58,10 +57,6 @@ def readyz(response: Response, services: ServicesDep) -> Readiness:
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
     return Readiness(status="ready" if ready else "not ready", parts=parts)
-
-
-def _storage(services: Services) -> None:
-    services.storage.list_keys("files")
 
 
 def _ask(name: str, question: Callable[[], object]) -> str:

@@ -13,6 +13,7 @@ from opensloth.errors import OpenSlothError
 from opensloth.jobs.states import TERMINAL
 from opensloth.services import Services
 from opensloth.storage import Storage
+from opensloth.storage.logs import read_log
 
 CHUNK = 64 * 1024
 POLL_S = 0.5
@@ -42,14 +43,7 @@ class LogReader:
 
     def _piece(self) -> bytes:
         key = f"{self._folder}/attempt-{self._attempt}.log"
-        try:
-            if self._storage.size(key) <= self._offset:
-                return b""
-            with self._storage.open(key) as file:
-                file.seek(self._offset)
-                piece = file.read(CHUNK)
-        except FileNotFoundError:
-            return b""
+        piece = read_log(self._storage, key, self._offset, CHUNK)
         self._offset += len(piece)
         return piece
 

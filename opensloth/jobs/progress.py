@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from opensloth.database import now_of
@@ -14,6 +14,7 @@ from opensloth.jobs import chat_engines
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, JobRow
 from opensloth.jobs.states import State
 from opensloth.jobs.transitions import transition
+from opensloth.storage.deletions import let_go
 
 _LEVELS = {"info", "warning", "error"}
 
@@ -75,7 +76,12 @@ class RecordSink:
 
     @staticmethod
     def _checkpoint(session: Session, row: JobRow, data: dict[str, Any]) -> None:
+        """Announce a checkpoint, and let go of those that it replaces or that make room for it."""
         step = int(data["step"])
+        gone = {str(key) for key in data.get("removed") or []}
+        replaced = session.get(CheckpointRow, (row.id, step))
+        if replaced is not None:
+            gone.add(replaced.key)
         session.merge(
             CheckpointRow(
                 job_id=row.id,
@@ -88,9 +94,17 @@ class RecordSink:
                 created_at=now_of(session),
             )
         )
-        for key in data.get("removed") or []:
-            session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == row.id, CheckpointRow.key == str(key)))
         session.flush()
+        gone.discard(str(data["key"]))
+        # A retry goes on from checkpoints of the job that it retries, which are not its own to remove.
+        own = f"jobs/{row.id}/checkpoints/"
+        known = set(session.scalars(select(CheckpointRow.key).where(CheckpointRow.job_id == row.id)))
+        if replaced is not None:
+            known.add(replaced.key)
+        for key in sorted(gone & known):
+            session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == row.id, CheckpointRow.key == key))
+            if key.startswith(own):
+                let_go(session, key)
 
 
 def as_record(record: dict[str, Any]) -> Record:

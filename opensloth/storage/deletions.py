@@ -15,6 +15,12 @@ from opensloth.storage.store import Storage
 log = logging.getLogger(__name__)
 
 
+def let_go(session: Session, key: str) -> None:
+    """Write down that `key`, a file or a tree, goes if the transaction is committed; a worker removes it."""
+    statement = insert_of(session)(StorageDeletionRow).values(key=key, asked_at=db_now())
+    session.execute(statement.on_conflict_do_nothing())
+
+
 class Deletions:
     """Removes what nothing refers to any more. No key that was let go is ever used again."""
 
@@ -26,8 +32,7 @@ class Deletions:
         """Remove `keys`, files or trees, once the transaction of `session` is committed."""
         wanted = list(keys)
         for key in wanted:
-            statement = insert_of(session)(StorageDeletionRow).values(key=key, asked_at=db_now())
-            session.execute(statement.on_conflict_do_nothing())
+            let_go(session, key)
 
         def remove() -> None:
             for key in wanted:

@@ -1,7 +1,8 @@
 """One interface over a shared directory or any fsspec URL; a tree in it is complete or not there.
 
 A tree is a folder with a `MANIFEST.json` that lists every file with its size and SHA-256. In a directory it is written
-aside, fsynced and renamed; in an object store the manifest is written last. Whoever finds no manifest finds no tree.
+aside, fsynced and renamed; in an object store the manifest is written last, once every file is there in its full
+size. Whoever finds no manifest finds no tree.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, TypeVar
 
-from opensloth.errors import OpenSlothError
+from opensloth.storage.errors import (
+    PATIENCE_S,
+    StorageCorrupt,
+    StorageUnavailable,
+    folder_may_recover,
+    patiently,
+)
 from opensloth.storage.local import copy_durably, fsync_path, move_into_place
+from opensloth.storage.objects import ObjectStore, seconds
 
+T = TypeVar("T")
 MANIFEST = "MANIFEST.json"
 ASIDE = ".aside"
 """Where trees and files are written before they are renamed."""
-
-
-class StorageCorrupt(OpenSlothError):
-    """What is stored is not what was written."""
-
-    code = "storage_corrupt"
 
 
 @dataclass(frozen=True)
@@ -51,77 +54,86 @@ class Usage:
 
 
 class Storage:
-    """The store behind `OPENSLOTH_STORAGE_URL`; keys are relative POSIX paths made by the server."""
+    """The store behind `OPENSLOTH_STORAGE_URL`; keys are relative POSIX paths made by the server.
 
-    def __init__(self, url: str) -> None:
+    What does not answer is tried again for `patience_s` seconds; then it is StorageUnavailable.
+    """
+
+    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
         self.url = url
+        self._patience_s = patience_s
         self._root: Path | None = None
+        self._objects: ObjectStore | None = None
         if "://" not in url or url.startswith("file://"):
             self._root = Path(url.removeprefix("file://")).expanduser().absolute()
             self._root.mkdir(parents=True, exist_ok=True)
         else:
-            import fsspec
-
-            self._fs, self._base = fsspec.core.url_to_fs(url)
+            self._objects = ObjectStore(url, patience_s)
 
     @property
     def folder(self) -> Path | None:
         """The directory behind a store that is one."""
         return self._root
 
+    def ping(self) -> None:
+        """Raise StorageUnavailable or OSError unless the store answers."""
+        if self._objects is not None:
+            self._objects.ping()
+        elif not os.access(self._folder, os.R_OK | os.W_OK | os.X_OK):
+            raise StorageUnavailable(f"{self._folder} cannot be read and written", hint="look at its mount and owner")
+
     # Single files
 
     def put_file(self, local: Path, key: str) -> None:
-        """Store `local` under `key`, whole or not at all; moves it when both lie on one filesystem."""
-        if self._root is None:
-            self._fs.put_file(str(local), self._remote(key))
+        """Store `local` under `key`, whole or not at all, and remove it; moves it inside one filesystem."""
+        if self._objects is not None:
+            self._objects.put_file(local, _checked(key))
             local.unlink()
             return
-        fsync_path(local)
-        move_into_place(local, self._path(key), self._aside())
+        self._again(lambda: fsync_path(local))
+        self._place(local, key)
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Store a small file, whole or not at all."""
+        if self._objects is not None:
+            self._objects.put_bytes(_checked(key), content)
+            return
+        aside = self._aside()
+
+        def write() -> None:
+            aside.write_bytes(content)
+            fsync_path(aside)
+
+        self._again(write)
+        self._place(aside, key)
 
     def open(self, key: str) -> BinaryIO:
         """Open for reading; raises FileNotFoundError."""
-        if self._root is None:
-            return cast(BinaryIO, self._fs.open(self._remote(key), "rb"))
-        return self._path(key).open("rb")
-
-    def append(self, key: str, data: bytes) -> None:
-        """Add to a log. An object store cannot append, so there the object is written anew."""
-        if self._root is None:
-            remote = self._remote(key)
-            old = self._fs.cat_file(remote) if self._fs.exists(remote) else b""
-            self._fs.pipe_file(remote, old + data)
-            return
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(data)
+        if self._objects is not None:
+            return self._objects.open(_checked(key))
+        return self._again(lambda: self._path(key).open("rb"))
 
     def size(self, key: str) -> int:
         """Size in bytes; raises FileNotFoundError."""
-        return int(self._fs.size(self._remote(key))) if self._root is None else self._path(key).stat().st_size
+        return self._objects.size(_checked(key)) if self._objects is not None else self._path(key).stat().st_size
 
     def exists(self, key: str) -> bool:
         """Whether a file or a folder is there (a tree is complete only if `list_tree` says so)."""
-        return bool(self._fs.exists(self._remote(key))) if self._root is None else self._path(key).exists()
+        return self._objects.exists(_checked(key)) if self._objects is not None else self._path(key).exists()
 
     def local_path(self, key: str) -> Path | None:
         """The path behind `key` where the store is a directory, to be read only; else None."""
-        return None if self._root is None else self._path(key)
+        return None if self._objects is not None else self._path(key)
 
     def delete(self, key: str) -> None:
         """Remove a file or a tree; the manifest goes first, so that no half tree looks complete."""
-        if self._root is None:
-            remote = self._remote(key)
-            if self._fs.exists(f"{remote}/{MANIFEST}"):
-                self._fs.rm_file(f"{remote}/{MANIFEST}")
-            if self._fs.exists(remote):
-                self._fs.rm(remote, recursive=True)
+        if self._objects is not None:
+            self._objects.delete(_checked(f"{key}/{MANIFEST}"))
+            self._objects.delete(_checked(key))
             return
         path = self._path(key)
         # The same name each time: what a killed process left of it, the next one to delete the key removes.
-        doomed = self._root / ASIDE / f"deleted-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        doomed = self._folder / ASIDE / f"deleted-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
         shutil.rmtree(doomed, ignore_errors=True)
         if path.is_dir():
             doomed.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +145,9 @@ class Storage:
 
     def usage(self, key: str) -> Usage:
         """What lies under `key`, a file or a folder with all in it; nothing, if there is nothing."""
-        if self._root is None:
-            remote = self._remote(key)
-            found = self._fs.find(remote, detail=True).values() if self._fs.exists(remote) else []
-            times = [entry.get("LastModified") or entry.get("mtime") or entry.get("created") for entry in found]
-            return Usage(sum(int(entry["size"] or 0) for entry in found), max(map(_seconds, times), default=0.0))
+        if self._objects is not None:
+            found = self._objects.find(_checked(key)).values()
+            return Usage(sum(int(entry["size"] or 0) for entry in found), max(map(seconds, found), default=0.0))
         path = self._path(key)
         size, newest = 0, 0.0
         for entry in [path, *(path.rglob("*") if path.is_dir() else [])]:
@@ -149,19 +159,26 @@ class Storage:
 
     def list_keys(self, prefix: str) -> list[str]:
         """The names one level below `prefix`, sorted."""
-        if self._root is None:
-            remote = self._remote(prefix)
-            if not self._fs.exists(remote):
-                return []
-            return sorted(PurePosixPath(name.rstrip("/")).name for name in self._fs.ls(remote, detail=False))
+        if self._objects is not None:
+            return self._objects.names(_checked(prefix))
         path = self._path(prefix)
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
+    def list_files(self, key: str) -> dict[str, int]:
+        """Bytes of every file below `key`, by its path below it."""
+        if self._objects is not None:
+            return {name: int(entry["size"] or 0) for name, entry in self._objects.find(_checked(key)).items()}
+        path = self._path(key)
+        return {p.relative_to(path).as_posix(): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
+
     def sweep(self, older_than_s: float = 86_400.0) -> None:
         """Remove what killed writers left aside long ago."""
-        if self._root is None or not (self._root / ASIDE).is_dir():
+        if self._objects is not None:
+            self._objects.abort_uploads(older_than_s)
             return
-        for entry in (self._root / ASIDE).iterdir():
+        if not (self._folder / ASIDE).is_dir():
+            return
+        for entry in (self._folder / ASIDE).iterdir():
             if time.time() - entry.stat().st_mtime > older_than_s:
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
@@ -179,8 +196,11 @@ class Storage:
     def put_tree(self, local: Path, key: str, *, move: bool = False) -> list[StoredFile]:
         """Store the folder `local` as the tree `key`, replacing an older one; `move` allows to take the files away."""
         names = sorted(p.relative_to(local).as_posix() for p in local.rglob("*") if p.is_file() and p.name != MANIFEST)
-        if self._root is None:
-            return self._put_tree_remote(local, key, names)
+        if self._objects is not None:
+            files = self._put_tree_remote(self._objects, local, key, names)
+            if move:
+                shutil.rmtree(local, ignore_errors=True)
+            return files
         aside = self._aside()
         if move:
             try:
@@ -188,26 +208,16 @@ class Storage:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-        if aside.exists():
-            files = [self._stored(aside / name, name) for name in names]
-            for name in names:
-                fsync_path(aside / name)
-        else:
-            files = [StoredFile(name, *copy_durably(local / name, aside / name)) for name in names]
-        aside.mkdir(parents=True, exist_ok=True)
-        manifest = aside / MANIFEST
-        manifest.write_text(_manifest(files))
-        for folder in {manifest.parent, *((aside / name).parent for name in names)}:
-            fsync_path(folder)
-        fsync_path(manifest)
-        move_into_place(aside, self._path(key), self._aside())
+        copy_from = None if aside.exists() else local
+        files = self._again(lambda: _laid_out(aside, names, copy_from))
+        self._again(lambda: _finish(aside, files))
+        self._place(aside, key)
         return files
 
     def list_tree(self, key: str) -> list[StoredFile] | None:
         """The files of a complete tree from its manifest; None if the tree is not there."""
         try:
-            with self.open(f"{key}/{MANIFEST}") as file:
-                listed = json.load(file)["files"]
+            listed = json.loads(self._manifest(key))["files"]
             return [StoredFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in listed]
         except FileNotFoundError:
             return None
@@ -216,58 +226,90 @@ class Storage:
 
     def verify_tree(self, key: str) -> list[StoredFile]:
         """Read every file of the tree; raises StorageCorrupt for one that is missing or differs."""
-        files = self.list_tree(key)
-        if files is None:
-            raise StorageCorrupt(f"{key} is not complete: it has no {MANIFEST}")
+        files = self._require_tree(key)
         for stored in files:
             try:
                 with self.open(f"{key}/{stored.name}") as file:
-                    found = _digest(file)
+                    _require_same(key, stored, _digest(file))
             except FileNotFoundError:
                 raise StorageCorrupt(f"{key}/{stored.name} is missing") from None
-            if found != (stored.bytes, stored.sha256):
-                raise StorageCorrupt(f"{key}/{stored.name} differs from its manifest")
         return files
 
     def get_tree(self, key: str, local: Path) -> None:
         """Copy a tree into the folder `local`, verified while it is copied; raises StorageCorrupt."""
-        files = self.list_tree(key)
-        if files is None:
-            raise StorageCorrupt(f"{key} is not complete: it has no {MANIFEST}")
-        for stored in files:
+        for stored in self._require_tree(key):
             target = local / stored.name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with self.open(f"{key}/{stored.name}") as source, target.open("wb") as sink:
-                    found = _digest(source, sink)
+                _require_same(key, stored, self.get_file(f"{key}/{stored.name}", target))
             except FileNotFoundError:
                 raise StorageCorrupt(f"{key}/{stored.name} is missing") from None
-            if found != (stored.bytes, stored.sha256):
-                raise StorageCorrupt(f"{key}/{stored.name} differs from its manifest")
 
-    def _put_tree_remote(self, local: Path, key: str, names: list[str]) -> list[StoredFile]:
-        self.delete(key)
-        files = [self._stored(local / name, name) for name in names]
-        for name in names:
-            self._fs.put_file(str(local / name), self._remote(f"{key}/{name}"))
-        self._fs.pipe_file(self._remote(f"{key}/{MANIFEST}"), _manifest(files).encode())
+    def get_file(self, key: str, local: Path) -> tuple[int, str]:
+        """Copy a file; returns the size and SHA-256 of what came. Raises FileNotFoundError."""
+        if self._objects is not None:
+            self._objects.get_file(_checked(key), local)
+            with local.open("rb") as file:
+                return _digest(file)
+        with self.open(key) as source, local.open("wb") as sink:
+            return _digest(source, sink)
+
+    def _manifest(self, key: str) -> bytes:
+        name = f"{key}/{MANIFEST}"
+        if self._objects is not None:
+            return self._objects.get_bytes(_checked(name))
+        return self._again(lambda: self._path(name).read_bytes())
+
+    def _require_tree(self, key: str) -> list[StoredFile]:
+        files = self.list_tree(key)
+        if files is None:
+            raise StorageCorrupt(f"{key} is not complete: it has no {MANIFEST}")
         return files
 
-    @staticmethod
-    def _stored(path: Path, name: str) -> StoredFile:
-        with path.open("rb") as file:
-            return StoredFile(name, *_digest(file))
+    def _put_tree_remote(self, objects: ObjectStore, local: Path, key: str, names: list[str]) -> list[StoredFile]:
+        self.delete(key)
+        files = [_stored(local / name, name) for name in names]
+        for name in names:
+            objects.put_file(local / name, _checked(f"{key}/{name}"))
+        there = self.list_files(key)
+        for file in files:
+            if there.get(file.name) != file.bytes:
+                has = there.get(file.name, "none")
+                raise StorageUnavailable(f"the storage took {key}/{file.name} and has {has} of its {file.bytes} bytes")
+        objects.put_bytes(_checked(f"{key}/{MANIFEST}"), _manifest(files))
+        return files
+
+    @property
+    def _folder(self) -> Path:
+        assert self._root is not None
+        return self._root
 
     def _path(self, key: str) -> Path:
-        assert self._root is not None
-        return self._root / _checked(key)
+        return self._folder / _checked(key)
 
-    def _remote(self, key: str) -> str:
-        return f"{self._base}/{_checked(key)}"
+    def _place(self, source: Path, key: str) -> None:
+        """Rename what lies on the disk to its key."""
+        target, free = self._path(key), self._aside()
+
+        def place() -> None:
+            if source.exists():  # else only the folder's entries were not flushed
+                move_into_place(source, target, free)
+            fsync_path(target.parent)
+
+        self._again(place)
+
+    def _again(self, work: Callable[[], T]) -> T:
+        """A mount that fails is tried again; what is only full or wrong is not."""
+        try:
+            return patiently(work, folder_may_recover, self._patience_s)
+        except OSError as error:
+            if not folder_may_recover(error):
+                raise
+            hint = "look at the mount and the disk behind it"
+            raise StorageUnavailable(f"the storage does not answer: {error}", hint=hint) from error
 
     def _aside(self) -> Path:
-        assert self._root is not None
-        folder = self._root / ASIDE
+        folder = self._folder / ASIDE
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{os.getpid()}-{uuid.uuid4().hex}"
 
@@ -280,15 +322,38 @@ def _checked(key: str) -> str:
     return str(path)
 
 
-def _seconds(time_of: Any) -> float:
-    """A store's time as seconds since 1970; a file of unknown age counts as new."""
-    if isinstance(time_of, datetime):
-        return time_of.timestamp()
-    return float(time_of) if isinstance(time_of, int | float) else time.time()
+def _laid_out(aside: Path, names: list[str], copy_from: Path | None) -> list[StoredFile]:
+    """The files of a tree that lies aside, on the disk; copied there from elsewhere if they were not moved."""
+    if copy_from is not None:
+        return [StoredFile(name, *copy_durably(copy_from / name, aside / name)) for name in names]
+    files = [_stored(aside / name, name) for name in names]
+    for name in names:
+        fsync_path(aside / name)
+    return files
 
 
-def _manifest(files: list[StoredFile]) -> str:
-    return json.dumps({"files": [asdict(file) for file in files]}, indent=1)
+def _finish(aside: Path, files: list[StoredFile]) -> None:
+    """Write the manifest and flush the folders."""
+    aside.mkdir(parents=True, exist_ok=True)
+    manifest = aside / MANIFEST
+    manifest.write_bytes(_manifest(files))
+    for folder in {aside, *((aside / file.name).parent for file in files)}:
+        fsync_path(folder)
+    fsync_path(manifest)
+
+
+def _manifest(files: list[StoredFile]) -> bytes:
+    return json.dumps({"files": [asdict(file) for file in files]}, indent=1).encode()
+
+
+def _stored(path: Path, name: str) -> StoredFile:
+    with path.open("rb") as file:
+        return StoredFile(name, *_digest(file))
+
+
+def _require_same(key: str, stored: StoredFile, found: tuple[int, str]) -> None:
+    if found != (stored.bytes, stored.sha256):
+        raise StorageCorrupt(f"{key}/{stored.name} differs from its manifest")
 
 
 def _digest(source: IO[bytes], sink: IO[bytes] | None = None) -> tuple[int, str]:

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from opensloth.storage import Storage
-from opensloth.training.checkpoints import Progress, publish
+from opensloth.training.checkpoints import Checkpoints, Progress
 from opensloth.training.gradient_sync import any_rank
 from opensloth.training.pulse import EVALUATING, SAVING, STARTING, STEPS, Pulse
 from opensloth.training.rank_trainer import RankTrainer, Signals
 from opensloth.training.records import Records
-from opensloth.training.run_spec import RunSpec, checkpoint_name
+from opensloth.training.run_spec import RunSpec
 from opensloth.training.stop import Stop
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "total_flos", "step"})
@@ -30,9 +29,15 @@ class RunCallback(TrainerCallback):
     """Follows one run on one rank; what all ranks must agree on comes from `RankTrainer.totals`."""
 
     def __init__(
-        self, trainer: RankTrainer, spec: RunSpec, storage: Storage, records: Records, stop: Stop, progress: Progress
+        self,
+        trainer: RankTrainer,
+        spec: RunSpec,
+        checkpoints: Checkpoints,
+        records: Records,
+        stop: Stop,
+        progress: Progress,
     ) -> None:
-        self.trainer, self.spec, self.storage, self.records, self.stop = trainer, spec, storage, records, stop
+        self.trainer, self.spec, self.checkpoints, self.records, self.stop = trainer, spec, checkpoints, records, stop
         self.progress = progress
         self.pulse = Pulse(Path(spec.run_dir))
         self.latest: dict[str, Any] = {}
@@ -139,7 +144,7 @@ class RunCallback(TrainerCallback):
             if self._early_stopping is not None:
                 self.progress.evaluations_without_gain = self._early_stopping.early_stopping_patience_counter
             best = _best_step(state)
-            done = publish(self.spec, self.storage, local, state.global_step, self.progress, best=best)
+            done = self.checkpoints.publish(local, state.global_step, self.progress, best=best)
             self.records.write(
                 "checkpoint",
                 f"checkpoint after step {state.global_step}",
@@ -166,7 +171,7 @@ class RunCallback(TrainerCallback):
         step = int(name.rpartition("-")[2])
         local = Path(self.spec.run_dir) / "best" / f"checkpoint-{step}"
         if self.trainer.is_world_process_zero() and not local.exists():
-            self.storage.get_tree(f"{self.spec.checkpoint_key}/{checkpoint_name(step)}", local)
+            self.checkpoints.fetch(step, local)
         any_rank(False, self.trainer.args.device)
         return local
 

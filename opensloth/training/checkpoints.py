@@ -1,4 +1,9 @@
-"""Checkpoints between a run's folder and the storage, where each is complete or not there."""
+"""Checkpoints between a run's folder and the storage, where each is complete or not there.
+
+Every attempt writes below a key of its own, so that nothing that an attempt still sends after it has lost its lease can
+touch what a later one wrote. Only what the database was told of counts; what a checkpoint makes room for, or replaces,
+is removed by the worker in the transaction that announces it: until then the older ones are all that there is.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ class Progress:
 
 @dataclass
 class Published:
-    """A checkpoint that is complete in the storage; `removed` are the keys of older ones that made room."""
+    """A checkpoint that is complete in the storage; `removed` are the keys of older ones that make room for it."""
 
     key: str
     files: list[StoredFile]
@@ -43,51 +48,71 @@ class Published:
         return sum(file.bytes for file in self.files)
 
 
-def publish(
-    spec: RunSpec, storage: Storage, local: Path, step: int, progress: Progress, *, best: int | None = None
-) -> Published:
-    """Moves the checkpoint folder `local`, whole, to its key; one that a repeated step left there is replaced.
+class Checkpoints:
+    """The checkpoints of one run: those that were announced before it, and its own."""
 
-    Beyond `save_total_limit` the oldest ones are removed, after the new one is there; the one of step `best` stays.
-    """
-    begin = time.monotonic()
-    for name in LEFT_OUT:
-        (local / name).unlink(missing_ok=True)
-    (local / PROGRESS_NAME).write_text(json.dumps(asdict(progress)))
-    key = f"{spec.checkpoint_key}/{checkpoint_name(step)}"
-    files = storage.put_tree(local, key, move=True)
-    published = Published(key, files, time.monotonic() - begin)
-    limit = spec.training_args.save_total_limit
-    if limit is not None:
-        for old in _keys(spec, storage)[limit:]:
-            if checkpoint_step(old) == best:
+    def __init__(self, spec: RunSpec, storage: Storage) -> None:
+        self._spec = spec
+        self._storage = storage
+        self._known = {checkpoint_step(key): key for key in reversed(spec.checkpoints)}
+        """Keys by step."""
+
+    def publish(self, local: Path, step: int, progress: Progress, *, best: int | None = None) -> Published:
+        """Moves the checkpoint folder `local`, whole, to its key.
+
+        Beyond `save_total_limit` the oldest ones are to be removed; the one of step `best` stays.
+        """
+        begin = time.monotonic()
+        for name in LEFT_OUT:
+            (local / name).unlink(missing_ok=True)
+        (local / PROGRESS_NAME).write_text(json.dumps(asdict(progress)))
+        key = f"{self._spec.checkpoint_key}/{checkpoint_name(step)}"
+        files = self._storage.put_tree(local, key, move=True)
+        published = Published(key, files, time.monotonic() - begin)
+        self._known[step] = key
+        limit = self._spec.training_args.save_total_limit
+        if limit is not None:
+            for old in sorted(self._known, reverse=True)[limit:]:
+                if old != best:
+                    published.removed.append(self._known.pop(old))
+        return published
+
+    def fetch(self, step: int, local: Path) -> None:
+        """Copies the checkpoint of a step into the folder `local`; raises KeyError and StorageCorrupt."""
+        self._storage.get_tree(self._known[step], local)
+
+    def fetch_newest(self, records: Records | None) -> Path | None:
+        """Copies the checkpoint to resume from into the run's folder, verified; None to start from the beginning.
+
+        One that does not match its manifest is passed over for the next older one, which is told in the records.
+        """
+        if self._spec.resume_from is None:
+            return None
+        older = [self._known[step] for step in sorted(self._known, reverse=True) if step < self._spec.resumed_step]
+        for key in [self._spec.resume_from, *older]:
+            local = Path(self._spec.run_dir) / "resume" / key.rpartition("/")[2]
+            shutil.rmtree(local, ignore_errors=True)
+            try:
+                self._storage.get_tree(key, local)
+            except StorageCorrupt as error:
+                if records is not None:
+                    records.log(f"checkpoint {key} is passed over: {error.message}", level="warning")
                 continue
-            storage.delete(old)
-            published.removed.append(old)
-    return published
-
-
-def fetch_newest(spec: RunSpec, storage: Storage, records: Records | None) -> Path | None:
-    """Copies the checkpoint to resume from into the run's folder, verified; None to start from the beginning.
-
-    One that does not match its manifest is passed over for the next older one, which is told in the records.
-    """
-    if spec.resume_from is None:
+            return local
+        if records is not None:
+            records.log("no checkpoint can be read; training starts from the beginning", level="warning")
         return None
-    older = [key for key in _keys(spec, storage) if checkpoint_step(key) < spec.resumed_step]
-    for key in [spec.resume_from, *older]:
-        local = Path(spec.run_dir) / "resume" / key.rpartition("/")[2]
-        shutil.rmtree(local, ignore_errors=True)
-        try:
-            storage.get_tree(key, local)
-        except StorageCorrupt as error:
-            if records is not None:
-                records.log(f"checkpoint {key} is passed over: {error.message}", level="warning")
-            continue
-        return local
-    if records is not None:
-        records.log("no checkpoint can be read; training starts from the beginning", level="warning")
-    return None
+
+    def remove_unannounced(self) -> None:
+        """Remove what earlier attempts of this job left without announcing it: whole, half, and of no use."""
+        parent, _, own = self._spec.checkpoint_key.rpartition("/")
+        announced = {*self._spec.checkpoints, *self._known.values()}
+        for attempt in self._storage.list_keys(parent):
+            if not attempt.startswith("attempt-") or attempt == own:
+                continue
+            for name in self._storage.list_keys(f"{parent}/{attempt}"):
+                if f"{parent}/{attempt}/{name}" not in announced:
+                    self._storage.delete(f"{parent}/{attempt}/{name}")
 
 
 def read_progress(local: Path) -> Progress:
@@ -100,10 +125,3 @@ def trainer_state(local: Path) -> dict[str, Any]:
     """transformers' state in a checkpoint folder: `global_step`, `max_steps`, `log_history` and more."""
     state: dict[str, Any] = json.loads((local / "trainer_state.json").read_text())
     return state
-
-
-def _keys(spec: RunSpec, storage: Storage) -> list[str]:
-    """Keys of the job's checkpoints, the newest first."""
-    names = storage.list_keys(spec.checkpoint_key)
-    steps = [name for name in names if name.startswith("step-") and name[5:].isdigit()]
-    return [f"{spec.checkpoint_key}/{name}" for name in sorted(steps, reverse=True)]

@@ -80,6 +80,7 @@ def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) 
         push = Push(spec.push, secrets.get("push") or "")
         push.make_repository()
     from opensloth.storage import Storage
+    from opensloth.storage.errors import TRAINER_PATIENCE_S
     from opensloth.training.exports.work import ExportWork
     from opensloth.training.memory import apply_cap
 
@@ -94,7 +95,7 @@ def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) 
     records.phase("saving", "saving the result")
     # From here on a stop comes too late: the work is complete.
     stop.leave_at_once = False
-    files = Storage(spec.storage_url).put_tree(folder, spec.artifact_key, move=True)
+    files = Storage(spec.storage_url, TRAINER_PATIENCE_S).put_tree(folder, spec.artifact_key, move=True)
     records.write("result", f"{len(files)} files", **_result(spec, files, metrics))
     return EXIT_DONE
 

@@ -87,6 +87,8 @@ def _code(error: BaseException, phase: str) -> str:
         return "invalid_arguments"
     if isinstance(error, RewardFailed):
         return "reward_failed"
+    if "StorageUnavailable" in names:
+        return "storage_error"
     if "NonFiniteTraining" in names:
         return "nan_loss"
     if "OutOfMemoryError" in names or "CUDA out of memory" in text or any(sign in text for sign in _OOM):

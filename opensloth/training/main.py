@@ -129,14 +129,16 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
         records.write("data", counts.sentence(), **counts.to_dict())
 
     from opensloth.storage import Storage
+    from opensloth.storage.errors import TRAINER_PATIENCE_S
     from opensloth.training.callbacks import RunCallback
-    from opensloth.training.checkpoints import Progress, read_progress, trainer_state
+    from opensloth.training.checkpoints import Checkpoints, Progress, read_progress, trainer_state
     from opensloth.training.pulse import SAVING
 
-    storage = Storage(spec.storage_url)
-    resume = _fetch_checkpoint(spec, storage, records, rank, store)
+    storage = Storage(spec.storage_url, TRAINER_PATIENCE_S)
+    checkpoints = Checkpoints(spec, storage)
+    resume = _fetch_checkpoint(checkpoints, spec, records, rank, store)
     progress = read_progress(resume) if resume else Progress()
-    callback = RunCallback(trainer, spec, storage, records, stop, progress)
+    callback = RunCallback(trainer, spec, checkpoints, records, stop, progress)
     trainer.add_callback(callback)
 
     stop.agree_to_train(store, rank.index, rank.count)
@@ -251,12 +253,12 @@ def _stopped_early(config: Any, progress: Any) -> bool:
     return patience is not None and progress.evaluations_without_gain >= patience
 
 
-def _fetch_checkpoint(spec: RunSpec, storage: Any, records: Records, rank: Rank, store: Any) -> Path | None:
+def _fetch_checkpoint(checkpoints: Any, spec: RunSpec, records: Records, rank: Rank, store: Any) -> Path | None:
     """Rank 0 copies and verifies the checkpoint to resume from; the others read the same copy."""
-    from opensloth.training.checkpoints import fetch_newest
-
     if rank.is_main:
-        local = fetch_newest(spec, storage, records)
+        local: Path | None = checkpoints.fetch_newest(records)
+        if spec.attempt > 1:
+            checkpoints.remove_unannounced()
         if store is not None:
             store.set("resume", str(local or ""))
         return local

@@ -52,6 +52,8 @@ class RunSpec(BaseModel):
     checkpoint_key: str
     artifact_key: str
     resume_from: str | None = None
+    checkpoints: list[str] = []
+    """Keys of the announced checkpoints, newest first; no other one counts."""
     checkpoint_interval_s: float = 600.0
     memory_bytes: int | None = None
     """What each rank may use of its device; None: all of it."""

@@ -104,7 +104,7 @@ def make_run(
             "dataset": DatasetRef(path=str(data), name="data.jsonl", sha256=digest, container="jsonl"),
             "run_dir": str(run_dir),
             "storage_url": str(folder / "storage"),
-            "checkpoint_key": f"jobs/{name}/checkpoints",
+            "checkpoint_key": f"jobs/{name}/checkpoints/attempt-1",
             "artifact_key": f"jobs/{name}/artifacts",
             **spec,
         }
@@ -122,6 +122,8 @@ def next_attempt(spec: RunSpec, step: int) -> RunSpec:
             "attempt": spec.attempt + 1,
             "run_dir": str(run_dir),
             "resume_from": f"{spec.checkpoint_key}/step-{step:08d}",
+            "checkpoints": [saved["key"] for saved in reversed(records(spec, "checkpoint"))],
+            "checkpoint_key": f"{spec.checkpoint_key.rpartition('-')[0]}-{spec.attempt + 1}",
         }
     )
     (run_dir / "run.json").write_text(again.model_dump_json())

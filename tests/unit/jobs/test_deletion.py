@@ -39,7 +39,7 @@ def ended(services: Services, state: str = "succeeded", name: str = "steps=5") -
     job_id = submit(services, name)
     tree(services, f"jobs/{job_id}/checkpoints/step-00000005")
     tree(services, f"jobs/{job_id}/artifacts")
-    services.storage.append(f"jobs/{job_id}/logs/attempt-1.log", b"a line\n")
+    services.storage.put_bytes(f"jobs/{job_id}/logs/attempt-1.log", b"a line\n")
     with services.database.write() as session:
         key = f"jobs/{job_id}/checkpoints/step-00000005"
         session.add(CheckpointRow(job_id=job_id, step=5, attempt=1, key=key, bytes=100, save_s=0.1, metrics={},

@@ -71,7 +71,7 @@ def test_what_is_kept_young_needed_or_not_over_stays(services: Services) -> None
     services.exports.submit(needed, {"format": "adapter"}, ADMIN)
     with services.database.write() as session:
         session.execute(update(JobRow).where(JobRow.id == young).values(ended_at=time.time()))
-    services.storage.append(f"jobs/{running}/logs/attempt-1.log", b"a line\n")
+    services.storage.put_bytes(f"jobs/{running}/logs/attempt-1.log", b"a line\n")
     assert retention(services, checkpoints=1, logs=1, results=1).expire() == 2
     assert parts(services, kept) == parts(services, young) == ["artifacts", "checkpoints", "logs"]
     assert parts(services, needed) == ["artifacts"]

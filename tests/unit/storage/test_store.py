@@ -83,16 +83,14 @@ def test_a_writer_that_fails_leaves_the_old_tree(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "back/x").read_text() == "old"
 
 
-def test_files_are_put_read_appended_and_deleted(storage: Storage, tmp_path: Path) -> None:
+def test_files_are_put_read_and_deleted(storage: Storage, tmp_path: Path) -> None:
     local = tmp_path / "upload"
     local.write_bytes(b"abc")
     storage.put_file(local, "files/f/content")
     assert not local.exists()
     assert storage.size("files/f/content") == 3
-    storage.append("jobs/1/logs/a.log", b"one\n")
-    storage.append("jobs/1/logs/a.log", b"two\n")
-    with storage.open("jobs/1/logs/a.log") as file:
-        assert file.read() == b"one\ntwo\n"
+    with storage.open("files/f/content") as file:
+        assert (file.seek(1), file.read(1), file.seek(0), file.read()) == (1, b"b", 0, b"abc")
     storage.delete("files/f/content")
     assert not storage.exists("files/f/content")
     with pytest.raises(FileNotFoundError):
@@ -124,7 +122,7 @@ def test_the_manifest_lists_sizes_and_hashes(tmp_path: Path) -> None:
 def test_usage_counts_bytes_and_knows_the_newest(storage: Storage, tmp_path: Path) -> None:
     began = time.time() - 2
     storage.put_tree(make_tree(tmp_path / "a", one="x" * 10, sub__two="y" * 20), "jobs/1/artifacts")
-    storage.append("jobs/1/logs/attempt-1.log", b"12345")
+    storage.put_bytes("jobs/1/logs/attempt-1.log", b"12345")
     whole = storage.usage("jobs/1")
     assert whole.bytes == 35 + storage.size("jobs/1/artifacts/MANIFEST.json")
     assert began < whole.newest < time.time() + 2
