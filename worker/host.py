@@ -25,9 +25,9 @@ from worker.processes import kill_leftovers
 from worker.promises import Promises
 from worker.standby_pool import StandbyPool
 from worker.supervisor import Supervisor
+from worker.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
-from worker.webhooks import Webhooks
 
 _AGAIN_S = 1.0
 """Between two tries while the database is away."""
@@ -61,10 +61,10 @@ class Host:
             threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True),
             threading.Thread(target=self._loop, name="host", daemon=True),
             Housekeeping(services, self._draining),
+            Webhooks(services, self._draining),
         ]
 
     def start(self) -> None:
-            Webhooks(services, self._draining),
         """Begin; where the database is away, as soon as it is there. Raises OpenSlothError if this host has a worker."""
         self._lock = _only_one(self._services)
         if not self._begin():

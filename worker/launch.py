@@ -20,8 +20,6 @@ from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import StorageCorrupt
 from opensloth.storage.cache import local_tree
-from opensloth.storage import StorageCorrupt
-from opensloth.storage.cache import local_tree
 from opensloth.training.run_spec import DatasetRef, RunSpec
 from worker.compiled import compile_caches
 
@@ -85,10 +83,10 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         reward_urls=list(services.rewards.urls),
         rewards_dir=str(services.rewards.folder) if services.rewards.folder else None,
         reward_timeout_s=services.rewards.call_timeout_s,
+        reward_python=services.rewards.python,
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
     return run, resolved.to_json()
-        reward_python=services.rewards.python,
 
 
 def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:
@@ -106,7 +104,6 @@ def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -
     return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads, **shared}
 
 
-def model_path(services: Services, choice: ModelChoice) -> str:
 def training_environment(
     settings: Settings, devices: Sequence[FoundDevice], slots: int, *, offline: bool
 ) -> dict[str, str]:
@@ -118,6 +115,7 @@ def training_environment(
     }
 
 
+def model_path(services: Services, choice: ModelChoice) -> str:
     """Where a trainer finds the base: a local folder, or its hub id."""
     if choice.storage_key is None:
         return choice.hub_id or choice.base_id

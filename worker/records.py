@@ -48,11 +48,11 @@ class RecordPump:
             for record in records:
                 self._note(record)
             self._offset = end
+
     @property
     def has_started(self) -> bool:
         """Whether the first step is done."""
         return self._last_step is not None
-
 
     @property
     def offset(self) -> int:

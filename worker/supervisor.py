@@ -34,8 +34,8 @@ from worker.processes import Ranks
 from worker.records import RecordPump
 from worker.share import Share
 from worker.stalls import StallWatch
-
 from worker.standby_pool import StandbyPool
+
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
@@ -65,8 +65,8 @@ class Supervisor(threading.Thread):
         devices: Sequence[FoundDevice],
         slots: int,
         watch: DeviceWatch,
-    ) -> None:
         standbys: StandbyPool,
+    ) -> None:
         super().__init__(name=f"supervisor-{placed.job.id}", daemon=True)
         self.job_id, self.attempt = placed.job.id, placed.attempt
         self._services = services
@@ -74,8 +74,8 @@ class Supervisor(threading.Thread):
         self._placed = placed
         self._devices = devices
         self._slots = slots
-        self._run_dir = run_folder(services, self.job_id, self.attempt)
         self._standbys = standbys
+        self._run_dir = run_folder(services, self.job_id, self.attempt)
         self._pump = RecordPump(self._run_dir / "events.jsonl", self.job_id, self.attempt, attempts)
         self._logs = LogShipper(
             self._run_dir / "trainer.log", services.storage, f"jobs/{self.job_id}/logs/attempt-{self.attempt}.log"
@@ -110,8 +110,8 @@ class Supervisor(threading.Thread):
         try:
             self._live()
         finally:
-            self._lease.let_go()
             self._standbys.settled(self.job_id)
+            self._lease.let_go()
             self._share.let_go()
 
     def _live(self) -> None:
@@ -145,10 +145,10 @@ class Supervisor(threading.Thread):
             self._wake.wait(_TICK_S)
             self._wake.clear()
             self._carry()
-            self._enforce_time_limit()
-            self._enforce_stop(ranks)
             if self._pump.has_started:
                 self._standbys.settled(self.job_id)
+            self._enforce_time_limit()
+            self._enforce_stop(ranks)
             self._follow_a_dead_rank(ranks)
             self._enforce_share(ranks)
             self._enforce_progress(ranks)
@@ -162,8 +162,6 @@ class Supervisor(threading.Thread):
         if isinstance(run, CommandRun):
             return GuardedCommand.start(self.job_id, self._run_dir)
         settings, job = self._services.settings, self._placed.job
-        environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
-        module = settings.exporter_module if job.kind == "export" else settings.trainer_module
         secrets = secrets_of(self._services, job, run.model)
         if isinstance(run, ExportRun):
             environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
