@@ -10,6 +10,8 @@ from opensloth.errors import NotAllowed
 
 PARTS = {
     "audit": "people",
+    "chat": "chat",
+    "completions": "chat",
     "datasets": "files",
     "devices": "devices",
     "files": "files",

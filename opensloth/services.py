@@ -12,6 +12,7 @@ from opensloth.accounts.keys import KeyService
 from opensloth.accounts.secrets import SecretService
 from opensloth.accounts.teams import TeamService
 from opensloth.accounts.users import UserService
+from opensloth.chat.service import ChatService
 from opensloth.database import Database
 from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.pulls import PullService
@@ -100,6 +101,11 @@ class Services:
     def control(self) -> ControlService:
         """What people do to jobs that are there."""
         return ControlService(self.database, self.publisher, self.jobs)
+
+    @cached_property
+    def chat(self) -> ChatService:
+        """Which engine answers for a model."""
+        return ChatService(self.database, self.jobs, self.models, self.control, self.settings)
 
     @cached_property
     def retries(self) -> RetryService:

@@ -79,6 +79,18 @@ class Settings(BaseSettings):
     """Key that encrypts secrets: 32 bytes in URL-safe base64, the same on all hosts; if not set, `secret.key` in
     `$OPENSLOTH_HOME`."""
 
+    chat_idle_s: float = Field(default=300.0, gt=0)
+    """A chat engine gives its device back when nobody has asked it anything for so long."""
+    chat_wait_s: float = Field(default=60.0, ge=0)
+    """The longest that a request waits for a device for its model's engine; then it is told to come again."""
+    chat_context_tokens: int = Field(default=8192, ge=64)
+    """The longest prompt with its answer, in tokens, where the model has room for more."""
+    chat_address: str | None = None
+    """Address of this host that its chat engines listen on, for the API alone; if not set, the one from which the
+    host reaches the database."""
+    chat_module: str = "opensloth.chat.engine.main"
+    """What a chat engine runs; tests of the service put a fast one here."""
+
     exporter_module: str = "opensloth.training.export_main"
     """What an export runs; tests of the service put a fast one here."""
     prepared_cache_bytes: int = 20 * 2**30

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from opensloth.chat.engine.spec import ChatRun
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End, Placed
@@ -26,6 +27,7 @@ from worker.command_run import CommandRun
 from worker.device_watch import DeviceWatch
 from worker.ending import reason_of, write_end
 from worker.launch import device_environment, prepare_run, run_folder, training_environment
+from worker.launch_chat import chat_secrets, prepare_chat
 from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
 from worker.lease import Lease
@@ -47,10 +49,11 @@ _LEFT = 75
 """Exit status of a trainer that heard nothing of its lease for too long."""
 
 
-_PREPARE: dict[str, Callable[..., tuple[RunSpec | ExportRun | CommandRun, dict[str, Any]]]] = {
+_PREPARE: dict[str, Callable[..., tuple[RunSpec | ExportRun | CommandRun | ChatRun, dict[str, Any]]]] = {
     "training": prepare_run,
     "export": prepare_export,
     "command": prepare_command,
+    "chat": prepare_chat,
 }
 
 
@@ -157,11 +160,15 @@ class Supervisor(threading.Thread):
         self._carry_rest()
         return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
 
-    def _spawn(self, run: RunSpec | ExportRun | CommandRun) -> Ranks:
+    def _spawn(self, run: RunSpec | ExportRun | CommandRun | ChatRun) -> Ranks:
         """Start what the attempt runs."""
         if isinstance(run, CommandRun):
             return GuardedCommand.start(self.job_id, self._run_dir)
         settings, job = self._services.settings, self._placed.job
+        if isinstance(run, ChatRun):
+            environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
+            told = chat_secrets(self._services, job, run)
+            return Ranks.spawn(settings.chat_module, self._run_dir, 1, environment, told)
         secrets = secrets_of(self._services, job, run.model)
         if isinstance(run, ExportRun):
             environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)

@@ -9,6 +9,7 @@ from opensloth.errors import FieldError, InvalidInput
 
 PARTS = {
     "jobs": "jobs with all that they tell and make, exports, estimates and the queue",
+    "chat": "asking models (`/v1/chat/completions`)",
     "commands": "one's own commands on the hosts (`opensloth lease`)",
     "files": "datasets",
     "models": "base models and results",

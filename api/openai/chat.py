@@ -1,0 +1,159 @@
+"""`/v1/chat/completions` and `/v1/completions`: an engine's answers, passed on as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from api.body import JsonBody
+from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.openai.completions import Answer, ChatCompletionObject, CompletionObject
+from api.openai.errors import OpenAIRoute, openai_error
+from api.streaming.response import EndlessResponse
+from opensloth.accounts.callers import Caller
+from opensloth.chat.proxy import EngineLost, answer
+from opensloth.chat.request import ChatCompletion, Completion, parse_chat, parse_completion
+from opensloth.chat.service import Served
+from opensloth.chat.wire import Ask
+from opensloth.errors import OpenSlothError, Unavailable
+from opensloth.services import Services
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["chat"], dependencies=[Depends(strict_query)], route_class=OpenAIRoute)
+
+_TRIES = 3
+"""An answer that is not streamed has reached nobody: one that breaks off is made anew."""
+
+
+def _body(model: type[ChatCompletion] | type[Completion], example: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": model.model_json_schema(), "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+CHAT_EXAMPLE = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+TEXT_EXAMPLE = {"model": "smollm2-135m", "prompt": "The capital of France is", "max_tokens": 8}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, chunks of it as server-sent events, the last one `[DONE]`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.post(
+    "/chat/completions",
+    openapi_extra=_body(ChatCompletion, CHAT_EXAMPLE),
+    response_model=ChatCompletionObject,
+    responses=_EVENTS,
+)
+async def chat(request: Request, body: JsonBody, services: ServicesDep, caller: CallerDep) -> Response:
+    """Answer a conversation with a registered model, a result, or a checkpoint of a job.
+
+    The model's engine is started on a device by itself and given back when nobody asks any more; the first answer
+    waits for that. `tools` and a `response_format` of JSON are refused by name.
+    """
+    asked = parse_chat(body)
+    served = await asyncio.to_thread(services.chat.resolve, asked.model, caller)
+    ask = asked.ask(served.adapter)
+    made = Answer("chat", served.model_id, ask.n, bool(asked.logprobs), asked.wants_usage)
+    return await _respond(request, services, caller, served, ask, made, stream=bool(asked.stream))
+
+
+@router.post(
+    "/completions",
+    openapi_extra=_body(Completion, TEXT_EXAMPLE),
+    response_model=CompletionObject,
+    responses=_EVENTS,
+)
+async def complete(request: Request, body: JsonBody, services: ServicesDep, caller: CallerDep) -> Response:
+    """Go on from a text, or from several at once; as `/v1/chat/completions`, without a chat template."""
+    asked = parse_completion(body)
+    served = await asyncio.to_thread(services.chat.resolve, asked.model, caller)
+    ask = asked.ask(served.adapter)
+    answers = len(ask.prompts or []) * ask.n
+    made = Answer("text", served.model_id, answers, asked.logprobs is not None, asked.wants_usage)
+    return await _respond(request, services, caller, served, ask, made, stream=bool(asked.stream))
+
+
+async def _respond(
+    request: Request, services: Services, caller: Caller, served: Served, ask: Ask, made: Answer, *, stream: bool
+) -> Response:
+    chunks = _chunks(services, caller, served, ask, made)
+    if stream:
+        # The first words decide about the status: until then it can be an error of its own.
+        first = await _unless_gone(request, chunks.__anext__)
+        return EndlessResponse(_stream(first, chunks), "text/event-stream", {"Cache-Control": "no-cache"})
+    await chunks.aclose()
+
+    async def whole() -> Answer:
+        for left in reversed(range(_TRIES)):
+            mine = Answer(made.kind, made.model, made.answers, made.wants_logprobs)
+            try:
+                async with aclosing(answer(services.chat, served, caller, ask, services.settings.chat_wait_s)) as said:
+                    async for event, engine in said:
+                        mine.fingerprint = engine.fingerprint
+                        mine.take(event)
+                return mine
+            except EngineLost as error:
+                if not left:
+                    raise Unavailable(f"the engine was lost: {error}", code="engine_lost") from error
+        raise AssertionError
+
+    return JSONResponse((await _unless_gone(request, whole)).whole().model_dump())
+
+
+async def _chunks(
+    services: Services, caller: Caller, served: Served, ask: Ask, made: Answer
+) -> AsyncGenerator[dict[str, Any], None]:
+    async with aclosing(answer(services.chat, served, caller, ask, services.settings.chat_wait_s)) as said:
+        async for event, engine in said:
+            made.fingerprint = engine.fingerprint
+            for chunk in made.chunks(event):
+                yield chunk
+
+
+async def _stream(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(rest):
+            yield _line(first)
+            async for chunk in rest:
+                yield _line(chunk)
+        yield b"data: [DONE]\n\n"
+    except EngineLost as error:
+        log.warning("a streamed answer broke off: %s", error)
+        lost = Unavailable(f"the answer broke off: {error}", code="engine_lost", hint="ask again")
+        yield _line({"error": openai_error(lost)})
+    except OpenSlothError as error:
+        yield _line({"error": openai_error(error)})
+
+
+def _line(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _unless_gone(request: Request, work: Callable[[], Any]) -> Any:
+    """What `work` gives; it is cancelled where the client goes away first, and nobody gets what is returned then."""
+    working = asyncio.ensure_future(work())
+    watching = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Unavailable("the client went away", code="client_gone")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
