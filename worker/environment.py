@@ -12,12 +12,24 @@ _NAMES = {
     "CUDA_HOME", "CUDA_PATH", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR",
     "PYTHONDONTWRITEBYTECODE",
 }  # fmt: skip
-_PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "NVIDIA_", "UNSLOTH_", "AWS_")
+_PREFIXES = ("NCCL_", "GLOO_", "OMP_", "MKL_", "NVIDIA_", "UNSLOTH_")
+_GOOGLE = ("GOOGLE_", "GCS_", "GCLOUD_", "STORAGE_EMULATOR_HOST")
+_STORES = {
+    **dict.fromkeys(("s3", "s3a"), ("AWS_",)),
+    **dict.fromkeys(("gs", "gcs"), _GOOGLE),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), ("AZURE_",)),
+}
+"""What the drivers of object stores read: trainers write checkpoints and results themselves."""
 
 
 def trainer_environment(parent: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """The allowlisted part of `parent`, what every trainer gets, and `extra`."""
-    kept = {name: value for name, value in parent.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    """The allowlisted part of `parent`, what every trainer gets, and `extra`.
+
+    The credentials of an object store are in it only where that is the storage.
+    """
+    scheme, is_url, _ = parent.get("OPENSLOTH_STORAGE_URL", "").partition("://")
+    prefixes = (*_PREFIXES, *(("FSSPEC_", *_STORES.get(scheme, ())) if is_url else ()))
+    kept = {name: value for name, value in parent.items() if name in _NAMES or name.startswith(prefixes)}
     fixed = {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 FD_VARIABLE = "OPENSLOTH_SECRETS_FD"
 MASK = "[secret]"
+_OF_STORAGE = re.compile(r"(AWS|AZURE|GOOGLE|GCS|FSSPEC)_\w*(SECRET|TOKEN|PASSWORD|CONNECTION_STRING|_KEY)")
 
 
 class SecretValues:
@@ -61,12 +63,16 @@ class SecretValues:
 
 
 def read_secrets() -> SecretValues:
-    """What the worker wrote into the pipe whose descriptor OPENSLOTH_SECRETS_FD names; empty without one."""
+    """What the worker wrote into the pipe whose descriptor OPENSLOTH_SECRETS_FD names; nothing without one.
+
+    The storage's credentials, which its driver reads from the environment, are taken out of what is said too.
+    """
+    values = {name: value for name, value in os.environ.items() if _OF_STORAGE.fullmatch(name) and len(value) >= 8}
     number = os.environ.pop(FD_VARIABLE, None)
     if number is None:
-        return SecretValues({})
+        return SecretValues(values)
     with os.fdopen(int(number), "rb") as pipe:
-        return SecretValues(json.loads(pipe.read() or b"{}"))
+        return SecretValues(values | json.loads(pipe.read() or b"{}"))
 
 
 def secrets_pipe(values: Mapping[str, str]) -> int:
