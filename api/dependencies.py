@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.local import local_caller
+from api.middleware import EXTRA_HEADERS
 from api.rules import require_allowed
 from opensloth.accounts.callers import Caller
 from opensloth.errors import FieldError, InvalidInput
@@ -32,10 +33,15 @@ def authenticated(
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """The caller behind the bearer key, if this route is for that one; raises NotAuthenticated or NotAllowed."""
+    """The caller behind the bearer key, if this route is for that one.
+
+    Raises NotAuthenticated, NotAllowed or RateLimited.
+    """
     if services.settings.auth == "off":
         return local_caller(request)
     caller = services.keys.authenticate(credentials.credentials if credentials else None)
+    if caller.key_id is not None and (rate := services.rates.take(caller.key_id, caller.requests_per_minute)):
+        request.scope.get(EXTRA_HEADERS, {}).update(rate.headers())
     require_allowed(caller, request.method, request.scope["route"].path)
     return caller
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +23,10 @@ from opensloth.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    NotYet,
     OpenSlothError,
+    QuotaExceeded,
+    RateLimited,
     TooLarge,
     Unavailable,
 )
@@ -52,6 +56,10 @@ class Answer:
     status: int
     title: str
     openai_type: str = "invalid_request_error"
+    openai_code: str | None = None
+    """The code in that object where OpenAI has one of its own for it."""
+    retry_after_s: float | None = None
+    """After which the same request may succeed; None: a retry would be answered alike, whatever a client thinks."""
 
 
 TABLE: dict[type[OpenSlothError], Answer] = {
@@ -61,10 +69,13 @@ TABLE: dict[type[OpenSlothError], Answer] = {
     NotAuthenticated: Answer(401, "A valid API key is needed"),
     NotAllowed: Answer(403, "This key may not do that", "permission_error"),
     NotFound: Answer(404, "Not found"),
+    NotYet: Answer(409, "The present state does not allow it yet", retry_after_s=1),
+    QuotaExceeded: Answer(429, "The quota is used up", "insufficient_quota", "insufficient_quota"),
+    RateLimited: Answer(429, "Too many requests", "requests", "rate_limit_exceeded", retry_after_s=1),
     Conflict: Answer(409, "The present state does not allow it"),
     TooLarge: Answer(413, "Too large"),
     InsufficientStorage: Answer(507, "The disk is short", "server_error"),
-    Unavailable: Answer(503, "Not available at the moment", "server_error"),
+    Unavailable: Answer(503, "Not available at the moment", "server_error", retry_after_s=RETRY_AFTER_S),
     OpenSlothError: Answer(500, "The server failed", "server_error"),
 }
 """A subclass that is not here is answered as its nearest base that is."""
@@ -82,6 +93,7 @@ def problem(
     *,
     code: str,
     openai_type: str = "invalid_request_error",
+    openai_code: str | None = None,
     fields: Iterable[FieldError] = (),
     hint: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -101,10 +113,21 @@ def problem(
             "message": _with_fields(detail, told),
             "type": openai_type,
             "param": errors[0]["path"] if errors else None,
-            "code": code,
+            "code": openai_code or code,
         },
     }
-    return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
+    # OpenAI's clients retry any 409, 429 and 5xx unless they are told.
+    told_headers = {"X-Should-Retry": "false", **(headers or {})}
+    return JSONResponse(body, status, headers=told_headers, media_type=PROBLEM_JSON)
+
+
+def retry_headers(error: OpenSlothError) -> dict[str, str]:
+    """Whether a client should send the same again, and when, as the OpenAI SDK and others read it."""
+    wait_s = error.retry_after_s if isinstance(error, RateLimited) else answer_for(error).retry_after_s
+    if wait_s is None:
+        return {"X-Should-Retry": "false"}
+    wait = {"Retry-After": str(math.ceil(wait_s)), "Retry-After-Ms": str(math.ceil(wait_s * 1000))}
+    return {"X-Should-Retry": "true", **wait, **(error.headers if isinstance(error, RateLimited) else {})}
 
 
 def _with_fields(detail: str, told: Sequence[str]) -> str:
@@ -118,17 +141,16 @@ def _with_fields(detail: str, told: Sequence[str]) -> str:
 def from_domain(error: OpenSlothError) -> JSONResponse:
     """The answer to an error that the domain raised."""
     answer = answer_for(error)
-    headers: dict[str, str] = {}
+    headers = retry_headers(error)
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="opensloth"'
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
     return problem(
         answer.status,
         answer.title,
         error.message,
         code=error.error_code,
         openai_type=answer.openai_type,
+        openai_code=answer.openai_code,
         fields=error.fields,
         hint=error.hint,
         headers=headers,

@@ -14,6 +14,8 @@ from api.errors import Malformed, from_domain, server_failure
 
 log = logging.getLogger(__name__)
 
+EXTRA_HEADERS = "opensloth.headers"
+"""Under this name a request's scope has a dict of headers that its answer gets, whatever the answer is made of."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,6 +33,8 @@ class RequestGuard:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else f"req-{secrets.token_hex(8)}"
         started = False
+        extra: dict[str, str] = {}
+        scope[EXTRA_HEADERS] = extra
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
@@ -39,6 +43,8 @@ class RequestGuard:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in extra.items():
+                    headers[name] = value
             await send(message)
 
         # PostgreSQL has no NUL in its texts; what cannot be stored cannot be looked for either.

@@ -8,7 +8,9 @@ OpenSlothError
 ├── NotAllowed            the key is known and may not do this
 ├── NotFound              nothing with that id, or nothing that the caller may see
 ├── Conflict              the thing is in a state that does not allow it
+│   ├── NotYet            that state passes by itself in a moment
 │   └── QuotaExceeded     the user or the team has as much as it may
+├── RateLimited           a key sends more requests than it may
 ├── TooLarge              an upload, a body or a line beyond its limit
 ├── InsufficientStorage   a disk is short of room
 └── Unavailable           a part that is needed is away for the moment; try again
@@ -16,7 +18,7 @@ OpenSlothError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,10 +93,25 @@ class Conflict(OpenSlothError):
     code = "conflict"
 
 
+class NotYet(Conflict):
+    """The present state does not allow it and passes by itself; the same request succeeds in a moment."""
+
+
 class QuotaExceeded(Conflict):
     """The user or the team has as much as it may."""
 
     code = "quota_exceeded"
+
+
+class RateLimited(OpenSlothError):
+    """The key sends more requests than it may."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float, headers: Mapping[str, str]) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.headers = headers
 
 
 class TooLarge(OpenSlothError):

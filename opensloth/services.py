@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import AuditService
 from opensloth.accounts.keys import KeyService
+from opensloth.accounts.rates import RateLimiter
 from opensloth.accounts.secrets import SecretService
 from opensloth.accounts.teams import TeamService
 from opensloth.accounts.users import UserService
@@ -66,6 +67,11 @@ class Services:
     exports: ExportService
 
     @cached_property
+    @cached_property
+    def rates(self) -> RateLimiter:
+        """How many requests each key may send."""
+        return RateLimiter(self.settings.redis, self.settings.requests_per_minute)
+
     def users(self) -> UserService:
         """The people and programs that keys speak for."""
         return UserService(self.database, belongings)

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     """Port that the API listens on."""
     auth: Literal["on", "off"] = "on"
     """`off`: requests need no key and are taken from this machine alone."""
+    requests_per_minute: int = Field(default=6000, ge=0)
+    """What a key may send; an admin may say otherwise for a key, a user or a team. 0: without limit."""
     log_level: str = "INFO"
     """The least level that the worker's log shows."""
     database_url: str | None = None

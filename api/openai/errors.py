@@ -76,7 +76,7 @@ def openai_answer(error: OpenSlothError) -> JSONResponse:
 def openai_error(error: OpenSlothError) -> dict[str, Any]:
     """OpenAI's error object: one message that says where, what and what to do next."""
     first = error.fields[0] if error.fields else None
-    code = error.error_code
+    code = answer_for(error).openai_code or error.error_code
     if first is not None and code == "invalid_input":
         code = first.code
     return {

@@ -11,6 +11,7 @@ from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import KEY_EXAMPLES
 from api.routers.job_control import json_body
+from api.routers.limits import Requests
 from opensloth.accounts.callers import Role
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.accounts.scopes import SCOPES
@@ -36,6 +37,17 @@ class NewKey(BaseModel):
         list[str] | None, Field(max_length=32, description=f"What it is for, all if not given: {', '.join(SCOPES)}.")
     ] = None
     expires_in_s: Annotated[float | None, Field(gt=0, le=TEN_YEARS_S, allow_inf_nan=False)] = None
+    requests_per_minute: Annotated[
+        Requests, Field(strict=True, description="For admins; null: what holds for its user.")
+    ] = None
+
+
+class KeyLimit(BaseModel):
+    """What to change of a key."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    requests_per_minute: Annotated[Requests, Field(description="null: what holds for its user.")]
 
 
 class Rotation(BaseModel):
@@ -65,6 +77,7 @@ class KeyView(BaseModel):
     expires_at: str | None
     revoked_at: str | None
     last_used_at: str | None = Field(description="To the hour.")
+    requests_per_minute: int | None = Field(description="null: what holds for its user.")
     key: str | None = None
 
     @classmethod
@@ -80,6 +93,7 @@ class KeyView(BaseModel):
             expires_at=_time(row.expires_at),
             revoked_at=_time(row.revoked_at),
             last_used_at=_time(row.last_used_at),
+            requests_per_minute=row.requests_per_minute,
             key=key,
         )
 
@@ -111,7 +125,14 @@ def create_key(response: Response, body: JsonBody, services: ServicesDep, caller
     Others than admins make keys for themselves, which do no more and last no longer than the key in use.
     """
     new = parsed(NewKey, body)
-    row, key = services.keys.create(new.owner, new.role, new.expires_in_s, scopes=new.scopes, by=caller)
+    row, key = services.keys.create(
+        new.owner,
+        new.role,
+        new.expires_in_s,
+        scopes=new.scopes,
+        requests_per_minute=new.requests_per_minute,
+        by=caller,
+    )
     response.headers["Cache-Control"] = "no-store"
     return KeyView.of(row, key)
 
@@ -127,6 +148,12 @@ def rotate_key(
     row, key = services.keys.rotate(key_id, caller, overlap_s=wish.overlap_s, expires_in_s=wish.expires_in_s)
     response.headers["Cache-Control"] = "no-store"
     return KeyView.of(row, key)
+
+
+@router.patch("/{key_id}", openapi_extra=json_body(KeyLimit, a_slow_one={"requests_per_minute": 60}))
+def change_key(key_id: str, body: JsonBody, services: ServicesDep, caller: CallerDep) -> KeyView:
+    """Say how many requests a minute a key may send (admins)."""
+    return KeyView.of(services.keys.limit(key_id, parsed(KeyLimit, body).requests_per_minute, caller))
 
 
 @router.delete("/{key_id}")

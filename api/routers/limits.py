@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from opensloth.accounts.rows import TeamRow, UserRow
 
 Count = Annotated[int | None, Field(ge=0, le=2**53)]
+Requests = Annotated[int | None, Field(ge=1, le=10**9)]
 
 
 class Limits(BaseModel):
@@ -23,6 +24,9 @@ class Limits(BaseModel):
         float | None, Field(ge=0, le=1e9, description="In a calendar month (UTC); then jobs wait for the next.")
     ] = None
     max_bytes: Annotated[Count, Field(description="Stored files, checkpoints and results.")] = None
+    requests_per_minute: Annotated[
+        Requests, Field(description="Of each key, before the team's; null: what the server's setting says.")
+    ] = None
 
     def limits(self) -> dict[str, Any]:
         """The limits alone, as columns."""

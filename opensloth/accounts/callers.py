@@ -36,6 +36,8 @@ class Caller:
     scopes: frozenset[str] | None = None
     """What the key is for, as `jobs:write`; None: all that the role allows."""
     key_id: str | None = None
+    requests_per_minute: int | None = None
+    """What an admin set for the key, its user or the team; None: nothing."""
 
     @property
     def is_admin(self) -> bool:

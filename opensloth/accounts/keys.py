@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from opensloth.accounts.admins import admin_keys, in_use, require_another_admin
 from opensloth.accounts.audit import record
 from opensloth.accounts.callers import HOST, ROLES, Caller, Role
-from opensloth.accounts.rows import DEFAULT_TEAM, ApiKeyRow, UserRow
+from opensloth.accounts.rows import DEFAULT_TEAM, ApiKeyRow, TeamRow, UserRow
 from opensloth.accounts.scopes import checked_scopes, within
 from opensloth.accounts.users import add_user
 from opensloth.database import Database, db_now, now_of
@@ -39,6 +39,7 @@ class NewKey:
     role: Role
     scopes: Sequence[str] | None = None
     expires_in_s: float | None = None
+    requests_per_minute: int | None = None
 
 
 class KeyService:
@@ -70,6 +71,7 @@ class KeyService:
         expires_in_s: float | None = None,
         *,
         scopes: Sequence[str] | None = None,
+        requests_per_minute: int | None = None,
         by: Caller = HOST,
     ) -> Made:
         """A new key. Who is not known becomes a user of the team `default`, with the key's role.
@@ -77,7 +79,9 @@ class KeyService:
         Others than admins make keys for themselves that can do no more, and last no longer, than the one they use.
         Raises InvalidInput, NotAllowed, and Conflict for a role beyond the user's.
         """
-        new = NewKey(owner, role, checked_scopes(scopes), expires_in_s)
+        if requests_per_minute is not None:
+            by.require_admin("say how many requests a key may send")
+        new = NewKey(owner, role, checked_scopes(scopes), expires_in_s, requests_per_minute)
         with self._db.write() as session:
             _require_within(session, new, by)
             user = session.get(UserRow, owner)
@@ -120,7 +124,7 @@ class KeyService:
                 by.require_admin("change when a key ends")
             elif old.expires_at is not None:
                 expires_in_s = old.expires_at - now
-            new = NewKey(old.owner, least(old.role, "admin"), old.scopes, expires_in_s)
+            new = NewKey(old.owner, least(old.role, "admin"), old.scopes, expires_in_s, old.requests_per_minute)
             if key_id != by.key_id:
                 _require_within(session, new, by)
             made = _add(session, new, by, "key.rotate", replaces=key_id)
@@ -129,6 +133,15 @@ class KeyService:
             else:
                 old.revoked_at = now
             return made
+
+    def limit(self, key_id: str, requests_per_minute: int | None, by: Caller = HOST) -> ApiKeyRow:
+        """Say how many requests a key may send; None: what holds for its user. For admins."""
+        by.require_admin("say how many requests a key may send")
+        with self._db.write() as session:
+            row = _found(session, key_id, by)
+            row.requests_per_minute = requests_per_minute
+            record(session, by, "key.change", key_id, requests_per_minute=requests_per_minute)
+            return row
 
     def revoke(self, key_id: str, by: Caller = HOST) -> ApiKeyRow:
         """End a key now; ending it twice is the same as once. Raises Conflict for the last key of the admins."""
@@ -171,11 +184,14 @@ class KeyService:
 
 
 def _accepted_where(column: InstrumentedAttribute[str]) -> Select[Any]:
-    """The key that is in use and has a certain value in `column`, with its user's team and role."""
+    """The key that is in use and has a certain value in `column`, with its user's team and role, and its limit."""
     columns = (ApiKeyRow.id, ApiKeyRow.owner, ApiKeyRow.role, ApiKeyRow.scopes, ApiKeyRow.last_used_at)
+    limits = (ApiKeyRow.requests_per_minute, UserRow.requests_per_minute, TeamRow.requests_per_minute)
+    limit = func.coalesce(*limits).label("requests_per_minute")
     return (
-        select(*columns, UserRow.team, UserRow.role.label("user_role"), db_now().label("now"))
+        select(*columns, UserRow.team, UserRow.role.label("user_role"), limit, db_now().label("now"))
         .join(UserRow, UserRow.name == ApiKeyRow.owner)
+        .join(TeamRow, TeamRow.name == UserRow.team)
         .where(column == bindparam("value"), UserRow.disabled_at.is_(None), *in_use())
     )
 
@@ -186,7 +202,7 @@ _BY_HASH, _BY_ID = _accepted_where(ApiKeyRow.sha256), _accepted_where(ApiKeyRow.
 
 def _caller(row: Any) -> Caller:
     scopes = None if row.scopes is None else frozenset(map(str, row.scopes))
-    return Caller(row.owner, least(row.role, row.user_role), row.team, scopes, row.id)
+    return Caller(row.owner, least(row.role, row.user_role), row.team, scopes, row.id, row.requests_per_minute)
 
 
 def least(one: str, other: str) -> Role:
@@ -239,6 +255,7 @@ def _add(session: Session, new: NewKey, by: Caller, action: str, **data: str) ->
         sha256=_sha256(key),
         created_at=now,
         expires_at=None if new.expires_in_s is None else now + new.expires_in_s,
+        requests_per_minute=new.requests_per_minute,
     )
     session.add(row)
     session.flush()

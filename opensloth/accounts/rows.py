@@ -30,6 +30,8 @@ class _Limits:
     """In a calendar month (UTC)."""
     max_bytes: Mapped[int | None]
     """Stored files, checkpoints and results."""
+    requests_per_minute: Mapped[int | None]
+    """Of each key; None: what the setting says. A user's own goes before the team's."""
 
 
 class TeamRow(_Limits, Base):
@@ -107,6 +109,8 @@ class ApiKeyRow(Base):
     revoked_at: Mapped[float | None]
     last_used_at: Mapped[float | None]
     """To the hour, so that reading does not mean writing."""
+    requests_per_minute: Mapped[int | None]
+    """None: what holds for its user."""
 
 
 class SecretRow(Base):

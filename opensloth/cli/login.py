@@ -10,7 +10,7 @@ import typer
 
 from opensloth.cli.formats import ago, parse_time
 from opensloth.cli.output import Json, out, print_json, say, table
-from opensloth.cli.quantities import seconds
+from opensloth.cli.quantities import count_limit, seconds
 from opensloth.client import Client, Key
 from opensloth.remote.credentials import (
     Credentials,
@@ -66,11 +66,18 @@ def create_key(
     role: Annotated[str, typer.Option(help="viewer, member or admin")] = "member",
     scope: Annotated[list[str] | None, typer.Option(help="What it is for, e.g. jobs:write; several times.")] = None,
     expires: Expires = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="How much it may ask (admins).")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key for yourself, as an admin for anybody; it is shown once, now."""
     with Client() as client:
-        made = client.keys.create(owner, role=role, scopes=scope, expires_in_s=seconds(expires, "--expires"))
+        made = client.keys.create(
+            owner,
+            role=role,
+            scopes=scope,
+            expires_in_s=seconds(expires, "--expires"),
+            requests_per_minute=requests_per_minute,
+        )
     if as_json:
         print_json(made.as_json())
         return
@@ -117,6 +124,22 @@ def rotate_key(
         return
     out().print(str(made.key), markup=False, highlight=False, soft_wrap=True)
     say(f"This is the key {made.id} in place of {key_id}; it is not shown again.")
+
+
+@keys.command("set")
+def change_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="key-...")],
+    requests_per_minute: Annotated[str, typer.Option(help="How much it may ask, or none for what its user may.")],
+    as_json: Json = False,
+) -> None:
+    """Say how many requests a minute a key may send (admins)."""
+    with Client() as client:
+        changed = client.keys.limit(key_id, count_limit(requests_per_minute, "--requests-per-minute"))
+    if as_json:
+        print_json(changed.as_json())
+        return
+    most = changed.requests_per_minute
+    say(f"{key_id} may send {'what its user may' if most is None else f'{most:,} requests a minute'}.")
 
 
 @keys.command("revoke")

@@ -24,6 +24,7 @@ Share = Annotated[float | None, typer.Option(help="Weight among the users of a t
 Devices = Annotated[str | None, typer.Option(help="Devices at once, or none for no limit.")]
 Queued = Annotated[str | None, typer.Option(help="Jobs that wait, or none for no limit.")]
 Hours = Annotated[str | None, typer.Option(help="Device-hours a month, or none for no limit.")]
+Requests = Annotated[str | None, typer.Option(help="Requests a minute of each key, or none for the server's own.")]
 Bytes = Annotated[str | None, typer.Option(help="Stored at most, e.g. 500GB, or none for no limit.")]
 
 
@@ -70,10 +71,11 @@ def create_user(
     max_queued: Queued = None,
     device_hours: Hours = None,
     max_bytes: Bytes = None,
+    requests_per_minute: Requests = None,
     as_json: Json = False,
 ) -> None:
     """Make a user (admins); `opensloth key create NAME` then makes a key."""
-    limits = _given(share, max_devices, max_queued, device_hours, max_bytes)
+    limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
     with Client() as client:
         made = client.users.create(name, **_person(role, team, account), **limits)
     _tell(
@@ -95,10 +97,11 @@ def change_user(
     max_queued: Queued = None,
     device_hours: Hours = None,
     max_bytes: Bytes = None,
+    requests_per_minute: Requests = None,
     as_json: Json = False,
 ) -> None:
     """Change a user (admins): role, team, limits, or lock the user out."""
-    limits = _given(share, max_devices, max_queued, device_hours, max_bytes)
+    limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
     locked = {} if disabled is None else {"disabled": disabled}
     with Client() as client:
         changed = client.users.change(name, **_person(role, team, account), **locked, **limits)
@@ -134,10 +137,11 @@ def create_team(
     max_queued: Queued = None,
     device_hours: Hours = None,
     max_bytes: Bytes = None,
+    requests_per_minute: Requests = None,
     as_json: Json = False,
 ) -> None:
     """Make a team (admins); `opensloth users set NAME --team TEAM` puts people into it."""
-    limits = _given(share, max_devices, max_queued, device_hours, max_bytes)
+    limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
     with Client() as client:
         made = client.teams.create(name, **limits)
     _tell(made, as_json, f"There is a team {name}; `opensloth users set NAME --team {name}` puts people into it.")
@@ -151,10 +155,11 @@ def change_team(
     max_queued: Queued = None,
     device_hours: Hours = None,
     max_bytes: Bytes = None,
+    requests_per_minute: Requests = None,
     as_json: Json = False,
 ) -> None:
     """Change a team's share and limits (admins)."""
-    limits = _given(share, max_devices, max_queued, device_hours, max_bytes)
+    limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
     with Client() as client:
         changed = client.teams.change(name, **limits)
     _tell(changed, as_json, f"{name} is changed.")
@@ -185,13 +190,15 @@ def audit(
     out().print(table(["When", "Who", "Did", "To", ""], rows))
 
 
-_LIMITS = ("Share", "Devices", "Queued", "Device-hours", "Stored")
+_LIMITS = ("Share", "Devices", "Queued", "Device-hours", "Stored", "Requests/min")
 
 
 def _limits(one: Limited) -> Sequence[str]:
     hours = "-" if one.device_hours is None else f"{one.device_hours:g}"
-    counts = ("-" if limit is None else str(limit) for limit in (one.max_devices, one.max_queued))
-    return (f"{one.share:g}", *counts, hours, size(one.max_bytes))
+    devices, queued, requests = (
+        "-" if limit is None else str(limit) for limit in (one.max_devices, one.max_queued, one.requests_per_minute)
+    )
+    return (f"{one.share:g}", devices, queued, hours, size(one.max_bytes), requests)
 
 
 def _standing(whose: str, standing: dict[str, Any]) -> Sequence[str]:
@@ -211,7 +218,12 @@ def _text(limit: float | None) -> str | None:
 
 
 def _given(
-    share: float | None, devices: str | None, queued: str | None, hours: str | None, stored: str | None
+    share: float | None,
+    devices: str | None,
+    queued: str | None,
+    hours: str | None,
+    stored: str | None,
+    requests: str | None,
 ) -> dict[str, Any]:
     """The limits that were typed, as the server names them."""
     typed = {
@@ -220,6 +232,7 @@ def _given(
         "max_queued": queued and (count_limit, queued),
         "device_hours": hours and (hours_limit, hours),
         "max_bytes": stored and (size_limit, stored),
+        "requests_per_minute": requests and (count_limit, requests),
     }
     return {
         name: value[0](value[1], f"--{name.replace('_', '-')}") if isinstance(value, tuple) else value

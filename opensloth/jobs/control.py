@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.keys import Caller
 from opensloth.database import Database, after_commit, now_of
-from opensloth.errors import Conflict, NotAllowed
+from opensloth.errors import Conflict, NotAllowed, NotYet
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.jobs.ordering import Place, move
@@ -91,7 +91,7 @@ class ControlService:
                 hint = f"`opensloth retry {job_id}` makes a new job of it"
                 raise Conflict(f"the job has {_ended(state)}", hint=hint)
             if state is State.STOPPING:
-                raise Conflict(
+                raise NotYet(
                     "the job is still stopping: it saves its checkpoint",
                     hint="resume it once its state is `paused`; `opensloth watch` shows when",
                     code="stopping",

@@ -6,7 +6,7 @@ ClientError
 ├── NotAuthenticated      401: the key is missing, unknown, expired or revoked
 ├── NotAllowed            403: the key is known and may not do this
 ├── NotFound              404
-├── Conflict              409: the present state does not allow it
+├── Conflict              409: the present state does not allow it; 429 where a quota is used up
 ├── InvalidRequest        400, 413, 415, 422: `fields` says where and what to do
 ├── Unavailable           429, 502, 503, 504, 507: the same request may succeed later
 ├── ServerFault           any other 5xx: the server's own mistake
@@ -135,6 +135,8 @@ def error_from_response(response: httpx.Response) -> ClientError:
     message = body.get("detail") or openai.get("message") or body.get("title") or _plain(response)
     status = response.status_code
     kind = BY_STATUS.get(status, ServerFault if status >= 500 else ClientError)
+    if status == 429 and body.get("code") == "quota_exceeded":
+        kind = Conflict
     return kind(
         str(message),
         code=str(body.get("code") or openai.get("code") or f"http_{status}"),

@@ -27,6 +27,7 @@ class Keys:
         role: str = "member",
         scopes: Sequence[str] | None = None,
         expires_in_s: float | None = None,
+        requests_per_minute: int | None = None,
     ) -> Key:
         """A new key for `owner`, for all that the role allows or for some scopes; its `key` is shown here alone."""
         body: dict[str, Any] = {"owner": owner, "role": role}
@@ -34,7 +35,14 @@ class Keys:
             body["scopes"] = list(scopes)
         if expires_in_s is not None:
             body["expires_in_s"] = expires_in_s
+        if requests_per_minute is not None:
+            body["requests_per_minute"] = requests_per_minute
         return Key(**self._transport.json("POST", "/v1/keys", json=body))
+
+    def limit(self, key_id: str, requests_per_minute: int | None) -> Key:
+        """How many requests a minute the key may send; None: what holds for its user. For admins."""
+        body = {"requests_per_minute": requests_per_minute}
+        return Key(**self._transport.json("PATCH", f"/v1/keys/{quote(key_id, safe='')}", json=body))
 
     def rotate(self, key_id: str, *, overlap_s: float = 0.0, expires_in_s: float | None = None) -> Key:
         """A new key for the same in place of one that ends now, or after `overlap_s`."""

@@ -272,6 +272,7 @@ class Key(Shape):
     expires_at: str | float | None = None
     revoked_at: str | float | None = None
     last_used_at: str | float | None = None
+    requests_per_minute: int | None = None
 
 
 class Limited(Shape):
@@ -283,6 +284,7 @@ class Limited(Shape):
     max_queued: int | None = None
     device_hours: float | None = None
     max_bytes: int | None = None
+    requests_per_minute: int | None = None
 
 
 class User(Limited):

@@ -78,7 +78,8 @@ class Transport:
             if response.status_code < 400:
                 return response
             retry_after = _retry_after(response)
-            if last or response.status_code not in AWAY or (not safe and retry_after is None):
+            stays = response.headers.get("X-Should-Retry") == "false"
+            if last or stays or response.status_code not in AWAY or (not safe and retry_after is None):
                 raise error_from_response(response)
             time.sleep(backoff(attempt) if retry_after is None else retry_after)
         raise AssertionError("the last attempt returns or raises")

@@ -143,6 +143,7 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/users/{name}": {"share": 2},
     "POST /v1/teams": {"name": "new-team"},
     "PATCH /v1/teams/{name}": {"share": 2},
+    "PATCH /v1/keys/{key_id}": {"requests_per_minute": 6000},
     "POST /v1/gc": {"dry_run": True},
     **{f"{method} /v1/webhooks/{{webhook_id}}": {"name": "other"} for method in ("POST", "PATCH")},
 }
