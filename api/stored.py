@@ -79,9 +79,7 @@ def _local(request: Request, path: Path, headers: dict[str, str], media_type: st
 
 
 def _beyond(size: int) -> HTTPException:
-    return HTTPException(
-        416, "the range lies beyond the end of the file", headers={"Content-Range": f"bytes */{size}"}
-    )
+    return HTTPException(416, "the range lies beyond the end of the file", headers={"Content-Range": f"bytes */{size}"})
 
 
 def _gone() -> NotFound:

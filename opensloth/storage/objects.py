@@ -160,6 +160,13 @@ class _Reader(io.RawIOBase):
         self._at = max(0, start + offset)
         return self._at
 
+    def readall(self) -> bytes:
+        pieces = []
+        while self._at < self._size:  # by default it would ask for 8 KiB at a time
+            pieces.append(self._fetch(self._at, min(self._size, self._at + BLOCK_BYTES)))
+            self._at += len(pieces[-1])
+        return b"".join(pieces)
+
     def readinto(self, buffer: Any) -> int:
         end = min(self._size, self._at + len(buffer))
         if end <= self._at:
