@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,8 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 class Worker:
     """`celery -A worker.app worker`, started as docker-compose and `opensloth up` start it."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(
+        self, settings: Settings, log: Path, inside: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self._settings = settings
+        self._inside = inside
+        self._environment = environment or {}
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -32,9 +36,9 @@ class Worker:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"],
+                [*self._inside, sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--loglevel", "INFO"],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path, **environment},
+                env={**os.environ, "PYTHONPATH": path, **environment, **self._environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -55,9 +59,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def running_worker(settings: Settings, folder: Path) -> Iterator[Worker]:
-    """A worker that runs; killed at the end together with all that it left."""
-    worker = Worker(settings, folder / "worker.log")
+def running_worker(
+    settings: Settings, folder: Path, inside: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
+    """A worker that runs, started by the command `inside` if given; killed at the end together with all it left."""
+    worker = Worker(settings, folder / "worker.log", inside, environment)
     worker.start()
     try:
         yield worker
