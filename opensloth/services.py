@@ -67,11 +67,11 @@ class Services:
     exports: ExportService
 
     @cached_property
-    @cached_property
     def rates(self) -> RateLimiter:
         """How many requests each key may send."""
         return RateLimiter(self.settings.redis, self.settings.requests_per_minute)
 
+    @cached_property
     def users(self) -> UserService:
         """The people and programs that keys speak for."""
         return UserService(self.database, belongings)
@@ -85,6 +85,11 @@ class Services:
     def audit(self) -> AuditService:
         """Who did what."""
         return AuditService(self.database)
+
+    @cached_property
+    def uploads(self) -> UploadService:
+        """Files that come in parts."""
+        return UploadService(self.database, self.storage, self.settings, self.files, self.deletions, require_bytes)
 
     @cached_property
     def previews(self) -> PreviewService:
