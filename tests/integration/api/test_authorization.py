@@ -99,6 +99,7 @@ TABLE: dict[str, Access] = {
     "GET /v1/keys": OWN_KEYS,
     "POST /v1/keys": OWN_KEYS,
     "POST /v1/keys/{key_id}/rotate": ONE_OWN_KEY,
+    "PATCH /v1/keys/{key_id}": ADMIN,
     "DELETE /v1/keys/{key_id}": ONE_OWN_KEY,
     "GET /v1/secrets": READ,
     "POST /v1/secrets": MAKE,
