@@ -138,14 +138,14 @@ def _with_fields(detail: str, told: Sequence[str]) -> str:
     return joined if detail.startswith(told[0]) else f"{detail} ({joined})"
 
 
-def from_domain(error: OpenSlothError) -> JSONResponse:
-    """The answer to an error that the domain raised."""
+def from_domain(error: OpenSlothError, *, invalid: int = 422) -> JSONResponse:
+    """The answer to an error that the domain raised; `invalid` is the status of wrong input."""
     answer = answer_for(error)
     headers = retry_headers(error)
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="opensloth"'
     return problem(
-        answer.status,
+        invalid if answer.status == 422 else answer.status,
         answer.title,
         error.message,
         code=error.error_code,

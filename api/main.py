@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from api import document, errors
 from api.middleware import RequestGuard
-from api.openai import graders, refused
+from api.openai import graders, refused, uploads
 from api.openai import chat as chatting
 from api.openai import jobs as fine_tuning
 from api.openai.errors import ERRORS as OPENAI_ERRORS
@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gc,
     ):
         app.include_router(module.router, responses=document.ERRORS)
-    for module in (graders, fine_tuning, chatting, refused):
+    for module in (graders, uploads, fine_tuning, chatting, refused):
         app.include_router(module.router, responses=OPENAI_ERRORS)
     for router in webhooks.routers:
         app.include_router(router, responses=OPENAI_ERRORS)

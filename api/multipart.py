@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from api.errors import Malformed, WrongMediaType
-from opensloth.datasets.upload import Spool
 from opensloth.errors import FieldError, InvalidInput
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_PARTS = 16
 
 
-class FileForm:
-    """Feed it the body of a `multipart/form-data` request; afterwards it has the `fields` and the `spool` of `file`.
+class Sink(Protocol):
+    """What takes the bytes of the file."""
 
-    Fields and file may come in any order. `open_spool` is called with the file's name where its content begins.
+    def write(self, data: bytes) -> None:
+        """Take the next ones."""
+
+
+SinkT = TypeVar("SinkT", bound=Sink)
+
+
+class FileForm(Generic[SinkT]):
+    """Feed it the body of a `multipart/form-data` request; afterwards it has the `fields` and the `spool` of the file.
+
+    Fields and file, whose field is `name`, may come in any order. `open_spool` is called with the file's name where
+    its content begins.
     """
 
-    def __init__(self, content_type: str, open_spool: Callable[[str], Spool]) -> None:
+    def __init__(self, content_type: str, open_spool: Callable[[str], SinkT], name: str = "file") -> None:
         media_type, options = parse_options_header(content_type)
         if media_type != b"multipart/form-data":
             raise WrongMediaType("send the file as multipart/form-data", hint="curl -F purpose=fine-tune -F file=@FILE")
         if not options.get(b"boundary"):
             raise Malformed("the content type has no boundary")
         self.fields: dict[str, str] = {}
-        self.spool: Spool | None = None
+        self.spool: SinkT | None = None
+        self._file_name = name
         self._open_spool = open_spool
         self._parts = 0
         self._header_name = b""
@@ -60,12 +72,12 @@ class FileForm:
         except FormParserError as error:
             raise Malformed(f"the body is not a multipart form: {error}") from None
 
-    def finish(self) -> Spool:
+    def finish(self) -> SinkT:
         """The spool of the file, once all bytes are in; raises InvalidInput if a part is missing."""
         if not self._ended:
             raise Malformed("the form is cut off before its closing boundary")
         if self.spool is None:
-            raise InvalidInput("the form has no file", fields=[FieldError("file", "is missing", "missing")])
+            raise InvalidInput("the form has no file", fields=[FieldError(self._file_name, "is missing", "missing")])
         return self.spool
 
     def _part_begins(self) -> None:
@@ -89,15 +101,18 @@ class FileForm:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename")
-        self._in_file = self._name == "file"
+        self._in_file = self._name == self._file_name
         if filename is not None and not self._in_file:
             raise InvalidInput(
-                "the form is not valid", fields=[FieldError(self._shown_name(), "send the file as `file`")]
+                "the form is not valid",
+                fields=[FieldError(self._shown_name(), f"send the file as `{self._file_name}`")],
             )
         if not self._in_file:
             return
         if self.spool is not None:
-            raise InvalidInput("the form has two files", fields=[FieldError("file", "send one file a request")])
+            raise InvalidInput(
+                "the form has two files", fields=[FieldError(self._file_name, "send one file a request")]
+            )
         # Browsers and httpx write a quote in a name as %22 (WHATWG, multipart/form-data encoding).
         self.spool = self._open_spool((filename or b"").decode("utf-8", "replace").replace("%22", '"'))
 

@@ -28,6 +28,7 @@ PARTS = {
     "rewards": "jobs",
     "secrets": "secrets",
     "teams": "people",
+    "uploads": "files",
     "usage": "jobs",
     "users": "people",
     "webhook_endpoints": "jobs",

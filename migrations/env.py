@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 import opensloth.accounts.rows
 import opensloth.datasets.rows
+import opensloth.datasets.upload_rows
 import opensloth.devices.rows
 import opensloth.events.rows
 import opensloth.jobs.chat_engines

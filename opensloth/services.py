@@ -19,6 +19,7 @@ from opensloth.datasets.previews import PreviewService
 from opensloth.datasets.pulls import PullService
 from opensloth.datasets.rows import DatasetPullRow
 from opensloth.datasets.service import FileService
+from opensloth.datasets.uploads import UploadService
 from opensloth.devices.service import DeviceService
 from opensloth.events.publisher import Publisher
 from opensloth.events.store import EventStore

@@ -45,6 +45,8 @@ class Housekeeping(threading.Thread):
     def look(self) -> None:
         """One round."""
         self._services.deletions.redo(DELETIONS_EVERY_S)
+        self._services.files.expire()
+        self._services.uploads.expire()
         if time.monotonic() - self._tidied < OLD_EVERY_S:
             return
         self._tidied = time.monotonic()

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import After, CallerDep, ServicesDep, strict_query
+from api.errors import from_domain, invalid_request
 from api.multipart import FileForm
 from api.stored import stored_response
 from api.uploads import receive
+from opensloth.datasets.expiry import LEAST_S, MOST_S, expiry_seconds
 from opensloth.datasets.previews import FilePreview, LossOn
 from opensloth.datasets.report import FileCheck
 from opensloth.datasets.service import PURPOSE, FileView
 from opensloth.errors import FieldError, InvalidInput, NotFound
 from opensloth.jobs.views import Page
 
-router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(strict_query)])
 
+class FileRoute(APIRoute):
+    """A route whose wrong input is answered with 400: OpenAI's clients make their `BadRequestError` of that alone."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of the route, with wrong input answered here."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return from_domain(invalid_request(error.errors()), invalid=400)
+            except InvalidInput as error:
+                return from_domain(error, invalid=400)
+
+        return handler
+
+
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(strict_query)], route_class=FileRoute)
+
+EXPIRES_AFTER = ("expires_after[anchor]", "expires_after[seconds]")
 TAKEN = "JSONL, JSON or CSV, each also packed with gzip or zstd, or Parquet."
 UPLOAD_SCHEMA: dict[str, Any] = {
     "requestBody": {
@@ -36,6 +61,8 @@ UPLOAD_SCHEMA: dict[str, Any] = {
                             "description": TAKEN,
                         },
                         "purpose": {"type": "string", "enum": [PURPOSE]},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": LEAST_S, "maximum": MOST_S},
                     },
                 }
             }
@@ -64,7 +91,8 @@ async def upload_file(request: Request, services: ServicesDep, caller: CallerDep
 
     def store() -> FileView:
         spool = form.finish()
-        return services.files.store(spool, _purpose(form.fields), caller)
+        purpose, keep_s = _fields(form.fields)
+        return services.files.store(spool, purpose, caller, keep_s=keep_s)
 
     try:
         await receive(request, form.feed, services.settings.max_upload_bytes)
@@ -78,7 +106,7 @@ async def upload_file(request: Request, services: ServicesDep, caller: CallerDep
 def list_files(
     services: ServicesDep,
     caller: CallerDep,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 20,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     after: After = None,
     purpose: Annotated[str | None, Query(max_length=64)] = None,
     order: Literal["asc", "desc"] = "desc",
@@ -151,11 +179,15 @@ def get_content(request: Request, file_id: str, services: ServicesDep, caller: C
     )
 
 
-def _purpose(fields: dict[str, str]) -> str:
-    unknown = sorted(set(fields) - {"purpose"})
+def _fields(fields: dict[str, str]) -> tuple[str, int | None]:
+    """The purpose, and how many seconds the file stays."""
+    unknown = sorted(set(fields) - {"purpose", *EXPIRES_AFTER})
     problems = [FieldError(name[:64], "this field is not supported", "unknown_field") for name in unknown[:5]]
     if "purpose" not in fields:
         problems.append(FieldError("purpose", f"is missing; send `{PURPOSE}`", "missing"))
     if problems:
         raise InvalidInput("the form is not valid", fields=problems)
-    return fields["purpose"]
+    if not set(EXPIRES_AFTER) & set(fields):
+        return fields["purpose"], None
+    anchor, seconds = (fields.get(name) for name in EXPIRES_AFTER)
+    return fields["purpose"], expiry_seconds(anchor, seconds, EXPIRES_AFTER)

@@ -33,6 +33,11 @@ def chat(row: RawRow) -> dict[str, Any]:
     return _with_tools(done, row)
 
 
+def open_chat(row: RawRow) -> dict[str, Any]:
+    """OpenAI's rows for reinforcement: `messages` that wait for an answer are the prompt, the rest is for graders."""
+    return _with_tools({**row, "prompt": to_messages(row.get("messages"))}, row)
+
+
 def sharegpt(row: RawRow) -> dict[str, Any]:
     """ShareGPT: `conversations` of `from` and `value`, and optionally `system` and `tools`."""
     done = {key: value for key, value in row.items() if key not in ("conversations", "system")}
@@ -123,6 +128,9 @@ def _message(item: Any) -> Any:
     if isinstance(role, str):
         message["role"] = ROLES.get(role, role)
     message["content"] = _joined(message.get("content"))
+    refusal = message.pop("refusal", None)
+    if isinstance(refusal, str) and message["content"] is None:
+        message["content"] = refusal
     if isinstance(message.get("function_call"), dict):
         message["tool_calls"] = [{"function": message.pop("function_call")}]
     if isinstance(message.get("tool_calls"), list):
@@ -134,9 +142,14 @@ def _joined(content: Any) -> Any:
     """The text of a content that comes in parts; one with other than text parts is left as it is."""
     if not isinstance(content, list) or not content:
         return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
+    texts = [_part(part) for part in content if isinstance(part, dict)]
     whole = len(texts) == len(content) and all(isinstance(text, str) for text in texts)
     return "".join(str(text) for text in texts) if whole else content
+
+
+def _part(part: dict[str, Any]) -> Any:
+    kind = part.get("type", "text")
+    return part.get(kind) if kind in ("text", "refusal") else None
 
 
 def _call(call: Any) -> Any:

@@ -16,7 +16,22 @@ SHAREGPT_KEYS = ("from", "value")
 def check_chat(row: Row) -> Problem | None:
     """`messages`: one whole conversation, with optional `tools`; a `weight` of 0 keeps an answer out of the loss."""
     messages = to_messages(row.get("messages"))
-    return whole_conversation(messages, "messages") or check_tools(row) or _all_weightless(messages, "messages")
+    problem = whole_conversation(messages, "messages") or check_tools(row) or check_parallel(row)
+    return problem or _all_weightless(messages, "messages")
+
+
+def check_open_chat(row: Row) -> Problem | None:
+    """`messages` that wait for an answer, with optional `tools`; what other columns there are is for the rewards."""
+    problem = open_conversation(to_messages(row.get("messages")), "messages")
+    return problem or check_tools(row) or check_parallel(row)
+
+
+def waits_for_answer(row: Row) -> bool:
+    """Whether the last of `messages` is not the assistant's."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return False
+    return messages[-1].get("role") != "assistant"
 
 
 def check_sharegpt(row: Row) -> Problem | None:
@@ -39,6 +54,7 @@ def check_openai_preference(row: Row) -> Problem | None:
     if not isinstance(given, dict):
         return Problem("input", f"`input` must be an object with `messages` and is {kind(given)}")
     problem = open_conversation(to_messages(given.get("messages")), "input.messages") or check_tools(given, "input.")
+    problem = problem or check_parallel(given, "input.")
     return problem or _two_answers(row, "preferred_output", "non_preferred_output")
 
 
@@ -99,6 +115,15 @@ def check_tools(row: Row, place: str = "") -> Problem | None:
     if tools is None or (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         return None
     return Problem(f"{place}tools", f"`{place}tools` must be a list of objects")
+
+
+def check_parallel(row: Row, place: str = "") -> Problem | None:
+    """`parallel_tool_calls`, which says how the row's calls were made: true or false."""
+    value = row.get("parallel_tool_calls")
+    if value is None or isinstance(value, bool):
+        return None
+    name = f"{place}parallel_tool_calls"
+    return Problem(name, f"`{name}` must be true or false and is {kind(value)}")
 
 
 def _two_answers(row: Row, first: str, second: str) -> Problem | None:

@@ -93,7 +93,7 @@ def check_prompt(row: Row) -> Problem | None:
     return text_problem(prompt, "prompt")
 
 
-_TOOLS = ("tools", "functions", "chat_template_kwargs")
+_TOOLS = ("tools", "functions", "parallel_tool_calls", "chat_template_kwargs")
 
 MESSAGES = Form("messages", ("messages",), foreign.check_chat, convert.chat, _TOOLS)
 SHAREGPT = Form("sharegpt", ("conversations",), foreign.check_sharegpt, convert.sharegpt, (*_TOOLS, "system"))
@@ -130,13 +130,16 @@ OPENAI_PREFERENCE = Form(
 PREFERENCES = (OPENAI_PREFERENCE, SHAREGPT_PREFERENCE, WHOLE_PREFERENCE, PREFERENCE)
 LABELLED = Form("labelled", ("prompt", "completion", "label"), check_labelled, convert.prompt_messages, _TOOLS)
 PROMPT = Form("prompt", ("prompt",), check_prompt, convert.prompt_messages, _TOOLS)
+OPEN_MESSAGES = Form(
+    "open_messages", ("messages",), foreign.check_open_chat, convert.open_chat, _TOOLS, foreign.waits_for_answer
+)
 
 METHODS: dict[str, tuple[Form, ...]] = {
     "sft": (INPUT_IDS, MESSAGES, SHAREGPT, PROMPT_COMPLETION, ALPACA, TEXT),
     "dpo": PREFERENCES,
     "kto": (LABELLED,),
     "orpo": PREFERENCES,
-    "grpo": (PROMPT,),
+    "grpo": (PROMPT, OPEN_MESSAGES),
 }
 """The forms that each training type takes, the one that wins first where a row has the columns of several."""
 

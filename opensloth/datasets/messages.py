@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 KEYS = ("role", "content")
 SYSTEM_ROLES = ("system", "developer")
+_ANY = ("user", "assistant", *SYSTEM_ROLES)
 MAY_FOLLOW: dict[str, tuple[str, ...]] = {
-    "system": ("user",),
-    "developer": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("assistant", "tool"),
+    "system": _ANY,
+    "developer": _ANY,
+    "user": _ANY,
+    "assistant": (*_ANY, "tool"),
+    "tool": (*_ANY, "tool"),
 }
-"""Which role may come after which; anything else is out of order."""
+"""Which role may come after which; anything else is out of order. A model's own template may ask for more."""
 
 
 class Problem(NamedTuple):
@@ -118,8 +119,18 @@ def _message(message: Any, place: str, keys: tuple[str, str]) -> Problem | None:
     if content == "" and role in (*SYSTEM_ROLES, "tool"):
         return None
     if isinstance(content, list):
-        return Problem(f"{place}.{content_key}", f"`{place}.{content_key}` must be text, or parts that are all text")
+        return _parts(content, f"{place}.{content_key}")
     return text_problem(content, f"{place}.{content_key}")
+
+
+def _parts(content: list[Any], place: str) -> Problem:
+    """What is wrong with parts that could not be joined to one text."""
+    for index, part in enumerate(content):
+        named = part.get("type") if isinstance(part, dict) else None
+        if isinstance(named, str) and named != "text":
+            cure = "models are trained on text alone here; leave the part out or remove the row"
+            return Problem(f"{place}[{index}]", f"`{place}[{index}]` is of type `{shown(named)}`; {cure}")
+    return Problem(place, f"`{place}` must be text, or parts that are all text")
 
 
 def _tool_calls(calls: Any, place: str) -> Problem | None:

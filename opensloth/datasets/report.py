@@ -15,8 +15,12 @@ MAX_ERRORS = 10
 MAX_COLUMNS = 64
 DETECT_ROWS = 20
 """Rows from which the form of a file is taken: the one that most of them have."""
-CHECK_VERSION = 2
-"""Raised when the rules change: a stored check of an older version is made again before it is used."""
+CHECK_VERSION = 3
+"""Raised when the rules change: a content that comes again is checked again."""
+OLDEST_CHECK = 2
+"""Stored checks from this version on can still be used: what they passed still passes."""
+ADVISED_ROWS = 10
+"""Fewer rows teach little; OpenAI refuses them, and here they are only pointed at."""
 
 
 class RowError(BaseModel):
@@ -55,6 +59,7 @@ class FileCheck(BaseModel):
     columns: list[str]
     form: str | None
     methods: dict[str, MethodCheck]
+    warnings: list[str] = []
 
 
 class FormReport:
@@ -153,7 +158,15 @@ class Report:
             columns=[shown(name) for name in self._columns][:MAX_COLUMNS],
             form=form,
             methods={name: method.result() for name, method in self._methods.items()},
+            warnings=warnings(self.rows),
         )
+
+
+def warnings(rows: int) -> list[str]:
+    """What is no mistake, and should be known before a job is made."""
+    if rows >= ADVISED_ROWS:
+        return []
+    return [f"the file has {rows} row{'' if rows == 1 else 's'}; a model learns little from fewer than {ADVISED_ROWS}"]
 
 
 def column_list(names: Iterable[str]) -> str:

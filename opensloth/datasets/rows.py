@@ -32,6 +32,8 @@ class FileRow(Base):
     commit: Mapped[str | None]
     """The commit of that dataset."""
     created_at: Mapped[float]
+    expires_at: Mapped[float | None] = mapped_column(index=True)
+    """When it goes by itself; None: not before somebody deletes it."""
 
     @property
     def storage_key(self) -> str:

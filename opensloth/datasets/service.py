@@ -8,28 +8,47 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select, tuple_
+from sqlalchemy import or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import record
-from opensloth.accounts.callers import Caller, require_visible, visible_to
-from opensloth.database import Database, insert_of, now_of
+from opensloth.accounts.callers import HOST, Caller, require_visible, visible_to
+from opensloth.database import Database, db_now, insert_of, now_of
 from opensloth.datasets.forms import Form, form_named
-from opensloth.datasets.report import CHECK_VERSION, MAX_COLUMNS, FileCheck, FormCheck, MethodCheck, RowError
+from opensloth.datasets.report import (
+    CHECK_VERSION,
+    MAX_COLUMNS,
+    OLDEST_CHECK,
+    FileCheck,
+    FormCheck,
+    MethodCheck,
+    RowError,
+)
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.upload import Spool, disk_errors
 from opensloth.errors import Conflict, FieldError, InvalidDataset, InvalidInput
 from opensloth.settings import Settings
 from opensloth.storage import Storage
+from opensloth.storage.deletions import Deletions
 from opensloth.storage.space import require_room
 
 PURPOSE = "fine-tune"
+OTHER_PURPOSES = {
+    "assistants": "there are no assistants here",
+    "batch": "there is no batch API here",
+    "evals": "rows to evaluate on are uploaded with purpose `fine-tune` too",
+    "user_data": "nothing but training reads files here",
+    "vision": "models are trained on text alone here",
+}
+"""OpenAI's other purposes, and why no file is taken for them."""
 Order = Literal["asc", "desc"]
 FORM_BYTES = 4096
 """What a form may add to the file in it."""
 UserOfFile = Callable[[Session, str], str | None]
 Quota = Callable[[Session, Caller, int], None]
 """Raises QuotaExceeded where the caller may not store so many bytes more."""
+Also = Callable[[Session, FileRow], None]
+"""Done in the transaction that keeps a file."""
 
 
 _HUB = Field(exclude_if=lambda value: value is None)
@@ -63,6 +82,7 @@ class FileView(BaseModel):
             purpose=row.purpose,
             status="error" if problem else "processed",
             status_details=problem,
+            expires_at=None if row.expires_at is None else int(row.expires_at),
             source=row.source,
             commit=row.commit,
         )
@@ -87,6 +107,7 @@ class FileService:
         self._storage = storage
         self._settings = settings
         self._user_of = user_of
+        self._deletions = Deletions(database, storage)
 
     # Uploading
 
@@ -109,12 +130,24 @@ class FileService:
         with self._db.read() as session:
             self._require_quota(session, caller, max(0, announced - FORM_BYTES))
 
-    def store(self, spool: Spool, purpose: str, caller: Caller, origin: Origin | None = None) -> FileView:
-        """Keep a spooled file. Raises InvalidDataset, TooLarge, InvalidInput; then nothing is kept."""
+    def store(
+        self,
+        spool: Spool,
+        purpose: str,
+        caller: Caller,
+        origin: Origin | None = None,
+        *,
+        keep_s: int | None = None,
+        also: Also | None = None,
+    ) -> FileView:
+        """Keep a spooled file, for `keep_s` seconds if set. Raises InvalidDataset, TooLarge, InvalidInput.
+
+        `also` is done in the same transaction. Whatever is raised, nothing is kept then.
+        """
         require_purpose(purpose)
         sha256 = spool.close()
         with self._db.read() as session:
-            known = stored_check(session, sha256)
+            known = stored_check(session, sha256, oldest=CHECK_VERSION)
         check = known or spool.check()
         row = FileRow(
             id=f"file-{secrets.token_hex(12)}",
@@ -132,8 +165,11 @@ class FileService:
             self._storage.put_file(spool.path, row.storage_key)
         try:
             with self._db.write() as session:
+                if also is not None:
+                    also(session, row)
                 self._require_quota(session, caller, row.bytes)
                 row.created_at = now_of(session)
+                row.expires_at = None if keep_s is None else row.created_at + keep_s
                 session.add(row)
                 _keep_check(session, sha256, check, row.created_at)
                 record(session, caller, "file.upload", row.id, filename=row.filename, bytes=row.bytes)
@@ -167,6 +203,11 @@ class FileService:
             row = found_file(session, file_id, caller)
             return FileView.of(row, stored_check(session, row.sha256))
 
+    def view(self, session: Session, file_id: str) -> FileView | None:
+        """One file, whoever asks; None if it is gone."""
+        row = session.get(FileRow, file_id)
+        return None if row is None or _expired(session, row) else FileView.of(row, stored_check(session, row.sha256))
+
     def row(self, file_id: str, caller: Caller) -> FileRow:
         """The stored row with hash and storage key; raises NotFound."""
         with self._db.read() as session:
@@ -183,7 +224,7 @@ class FileService:
         """Files that the caller sees, newest first unless `order` is `asc`, and whether more follow."""
         place = tuple_(FileRow.created_at, FileRow.id)
         query = select(FileRow, FileCheckRow.check).outerjoin(FileCheckRow, FileCheckRow.sha256 == FileRow.sha256)
-        query = query.where(visible_to(caller, FileRow.team))
+        query = query.where(visible_to(caller, FileRow.team), _NOT_EXPIRED)
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         with self._db.read() as session:
@@ -217,9 +258,25 @@ class FileService:
                     hint="cancel that job or wait for its end",
                     code="in_use",
                 )
-            session.delete(row)
-            record(session, caller, "file.delete", file_id, owner=row.owner, filename=row.filename)
-        self._storage.delete(f"files/{file_id}")
+            self._remove(session, row, caller)
+
+    def expire(self) -> int:
+        """Delete the files whose time is over, but none that a job still needs; returns how many went."""
+        gone = 0
+        with self._db.read() as session:
+            ids = session.scalars(select(FileRow.id).where(FileRow.expires_at <= db_now())).all()
+        for file_id in ids:
+            with self._db.write() as session:
+                row = session.get(FileRow, file_id, with_for_update=True)
+                if row is not None and self._user_of(session, file_id) is None:
+                    self._remove(session, row, HOST, expired=True)
+                    gone += 1
+        return gone
+
+    def _remove(self, session: Session, row: FileRow, caller: Caller, **why: bool) -> None:
+        session.delete(row)
+        record(session, caller, "file.delete", row.id, owner=row.owner, filename=row.filename, **why)
+        self._deletions.forget(session, [f"files/{row.id}"])
 
     def require_for_training(
         self, session: Session, file_id: str, method: str, field: str, caller: Caller, form: str | None = None
@@ -231,7 +288,7 @@ class FileService:
         """
         # Locked, so that no deletion slips in between this look and the insert of the job.
         row = session.get(FileRow, file_id, with_for_update={"read": True})
-        if row is None or not caller.can_see(row.team):
+        if row is None or not caller.can_see(row.team) or _expired(session, row):
             message = f"there is no file {file_id!r}; upload it with POST /v1/files"
             raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
         check = stored_check(session, row.sha256)
@@ -258,12 +315,10 @@ class FileService:
 def require_purpose(purpose: str) -> None:
     """Raise InvalidInput unless files are taken for this purpose."""
     if purpose != PURPOSE:
-        raise InvalidInput(
-            "the purpose is not supported",
-            fields=[
-                FieldError("purpose", f"files are taken with purpose `{PURPOSE}`; {purpose[:64]!r} is not supported")
-            ],
-        )
+        why = OTHER_PURPOSES.get(purpose)
+        told = f"`{purpose}` is not supported: {why}" if why else f"{purpose[:64]!r} is not supported"
+        message = f"files are taken with purpose `{PURPOSE}`; {told}"
+        raise InvalidInput("the purpose is not supported", fields=[FieldError("purpose", message)])
 
 
 def unfit(check: FileCheck) -> str | None:
@@ -295,13 +350,24 @@ def _field_error(field: str, error: RowError) -> FieldError:
 def found_file(session: Session, file_id: str, caller: Caller, *, lock: bool = False) -> FileRow:
     """The row of a file that the caller sees; raises NotFound."""
     row = session.get(FileRow, file_id, with_for_update=lock)
+    if row is not None and _expired(session, row):
+        row = None
     return require_visible(row, caller, f"file {file_id!r}", "`opensloth files list` shows them")
 
 
-def stored_check(session: Session, sha256: str) -> FileCheck | None:
-    """What the check of this content found; None if it was made by other rules than today's."""
+_NOT_EXPIRED = or_(FileRow.expires_at.is_(None), FileRow.expires_at > db_now())
+
+
+def _expired(session: Session, row: FileRow) -> bool:
+    """Whether a file's time is over; it is there then only for jobs that began with it."""
+    return row.expires_at is not None and row.expires_at <= now_of(session)
+
+
+def stored_check(session: Session, sha256: str, oldest: int = OLDEST_CHECK) -> FileCheck | None:
+    """What the check of this content found; None if it was made by rules before those of version `oldest`."""
     row = session.get(FileCheckRow, sha256)
-    return FileCheck.model_validate(row.check) if row is not None and row.version == CHECK_VERSION else None
+    usable = row is not None and oldest <= row.version <= CHECK_VERSION
+    return FileCheck.model_validate(row.check) if row is not None and usable else None
 
 
 def _keep_check(session: Session, sha256: str, check: FileCheck, now: float) -> None:

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.callers import Caller
 from opensloth.accounts.rows import TEAM_HOLDER, SecretRow, TeamRow, UsageRow, UserRow
 from opensloth.accounts.usage import DAY_S, HOUR_S, month_start
+from opensloth.database import db_now
 from opensloth.datasets.rows import FileRow
+from opensloth.datasets.upload_rows import UploadRow
 from opensloth.errors import QuotaExceeded
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.jobs.situation import read_situation, spent_since
@@ -78,20 +80,22 @@ def queued(session: Session, kind: Kind, name: str) -> int:
 
 
 def stored(session: Session, kind: Kind, name: str) -> int:
-    """Bytes of files, checkpoints and results."""
+    """Bytes of files, checkpoints and results, and of uploads that are under way."""
     checkpoints = select(func.sum(CheckpointRow.bytes)).join(JobRow, JobRow.id == CheckpointRow.job_id)
     sums = (
         select(func.sum(FileRow.bytes)).where(_is(FileRow, kind, name)),
         checkpoints.where(_is(JobRow, kind, name)),
         select(func.sum(ModelRow.bytes)).where(ModelRow.kind == "result", _is(ModelRow, kind, name)),
     )
+    coming = select(func.sum(UploadRow.bytes)).where(
+        UploadRow.status == "pending", UploadRow.expires_at > db_now(), _is(UploadRow, kind, name)
     exports = select(JobRow.result).where(
         JobRow.kind == "export", JobRow.state == State.SUCCEEDED.value, _is(JobRow, kind, name)
     )
     # An export that is no model has its sizes in its result alone.
     made = (result for result in session.scalars(exports) if result and not result.get("model"))
     files = sum(int(artifact["bytes"]) for result in made for artifact in result.get("artifacts", []))
-    return files + sum(int(session.scalar(total) or 0) for total in sums)
+    return files + sum(int(session.scalar(total) or 0) for total in (*sums, coming))
 
 
 def belongings(session: Session, kind: Kind, name: str) -> str | None:

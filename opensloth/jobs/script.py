@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database
-from opensloth.datasets.report import CHECK_VERSION, FileCheck
+from opensloth.datasets.report import CHECK_VERSION, OLDEST_CHECK, FileCheck
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.errors import Conflict, InvalidInput
 from opensloth.jobs.inputs import SECTION
@@ -83,7 +83,7 @@ def _file(session: Session, file_id: str, config: OpenSlothConfig) -> DataFile:
 def _checked_form(session: Session, row: FileRow, config: OpenSlothConfig) -> str | None:
     """The form in which the check of the file found it to serve the method, as training takes it; None if unknown."""
     found = session.get(FileCheckRow, row.sha256)
-    if found is None or found.version != CHECK_VERSION:
+    if found is None or not OLDEST_CHECK <= found.version <= CHECK_VERSION:
         return None
     method = FileCheck.model_validate(found.check).methods.get(config.training_type)
     return method.form if method else None

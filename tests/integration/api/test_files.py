@@ -111,7 +111,7 @@ def test_a_form_with_a_part_too_few_or_too_many_is_refused(admin, services):
     ]:
         body, headers = raw_form(*parts)
         answer = admin.post("/v1/files", content=body, headers=headers)
-        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
+        assert (answer.status_code, answer.json()["errors"][0]["path"]) == (400, path)
     assert stored(services) == []
 
 
@@ -132,13 +132,13 @@ def test_a_body_that_is_no_form_is_refused(admin, services):
 def test_rows_that_cannot_be_read_are_refused_with_row_and_cure_and_leave_nothing(admin, services):
     answer = upload(admin, SFT + b'{"prompt": "Hi"\n' + b"[1]\n")
     problem = answer.json()
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     assert problem["code"] == "invalid_dataset"
     assert [error["row"] for error in problem["errors"]] == [2, 3]
     assert "row 2 is not valid JSON" in problem["error"]["message"]
     assert problem["hint"]
     assert stored(services) == []
-    assert upload(admin, b"").status_code == 422
+    assert upload(admin, b"").status_code == 400
 
 
 def test_a_file_that_serves_no_training_type_is_kept_and_says_why(admin):

@@ -71,7 +71,7 @@ def test_ids_of_another_team_are_unknown_in_every_field(
         assert stranger.get("/v1/audit?actor=owner").json()["data"] == []
         preview = stranger.get(f"/v1/files/{own}/preview", params={"eval_file": file_id})
         assert preview.status_code == 404
-        assert stranger.get(f"/v1/files/{own}/preview", params={"model": job_id}).status_code == 422
+        assert stranger.get(f"/v1/files/{own}/preview", params={"model": job_id}).status_code == 400
         assert stranger.post("/v1/jobs", json=good).status_code == 201
 
 

@@ -71,7 +71,12 @@ def test_each_form_is_recognised_and_serves_its_method(tmp_path, row, form, meth
         ({"messages": [{"role": "robot", "content": "x"}]}, "sft", "messages[0].role", "`robot`"),
         ({"messages": SFT["messages"][:1]}, "sft", "messages", "add the assistant's answer"),
         ({"messages": SFT["messages"][::-1]}, "sft", "messages[0].role", "out of order"),
-        ({"messages": [*SFT["messages"], SFT["messages"][1]]}, "sft", "messages[2].role", "after `assistant`"),
+        (
+            {"messages": [SFT["messages"][0], {"role": "tool", "content": "1"}]},
+            "sft",
+            "messages[1].role",
+            "after `user`",
+        ),
         (
             {"messages": [SFT["messages"][0], {"role": "assistant", "content": ""}]},
             "sft",

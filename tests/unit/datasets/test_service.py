@@ -7,7 +7,7 @@ from sqlalchemy import update
 from opensloth.accounts.keys import Caller
 from opensloth.database import Base, Database
 from opensloth.datasets import isolated
-from opensloth.datasets.report import CHECK_VERSION
+from opensloth.datasets.report import OLDEST_CHECK
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.service import FileService
 from opensloth.datasets.upload import clean_filename
@@ -70,7 +70,7 @@ def test_a_check_by_older_rules_is_not_relied_on(files, database):
     file = files.create("a.jsonl", [ROW], BOB)
     with database.write() as session:
         assert files.require_for_training(session, file.id, "sft", "dataset", BOB).id == file.id
-        session.execute(update(FileCheckRow).values(version=CHECK_VERSION - 1))
+        session.execute(update(FileCheckRow).values(version=OLDEST_CHECK - 1))
         with pytest.raises(InvalidDataset, match="checked again") as caught:
             files.require_for_training(session, file.id, "sft", "dataset", BOB)
     assert caught.value.fields[0].path == "dataset"
