@@ -89,6 +89,7 @@ def stored(session: Session, kind: Kind, name: str) -> int:
     )
     coming = select(func.sum(UploadRow.bytes)).where(
         UploadRow.status == "pending", UploadRow.expires_at > db_now(), _is(UploadRow, kind, name)
+    )
     exports = select(JobRow.result).where(
         JobRow.kind == "export", JobRow.state == State.SUCCEEDED.value, _is(JobRow, kind, name)
     )
