@@ -9,8 +9,8 @@ from fastapi import FastAPI
 
 from api import document, errors
 from api.middleware import RequestGuard
-from api.openai import graders, refused, uploads
 from api.openai import chat as chatting
+from api.openai import graders, refused, uploads
 from api.openai import jobs as fine_tuning
 from api.openai.errors import ERRORS as OPENAI_ERRORS
 from api.routers import (
