@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
 from api import document, errors
@@ -40,6 +41,8 @@ from api.routers import (
 from api.streaming.hub import Hub
 from opensloth import __version__
 from opensloth.accounts.loopback import require_loopback
+from opensloth.errors import Unavailable
+from opensloth.schema import require_schema
 from opensloth.services import Services
 from opensloth.settings import Settings, get_settings
 
@@ -56,6 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services.make(settings or get_settings())
         require_loopback(services.settings.auth, services.settings.host)
+        with suppress(Unavailable):  # then its requests are answered so until it is there
+            await run_sync(require_schema, services.database)
         app.state.services = services
         app.state.hub = Hub(services.settings.redis, services.events)
         yield

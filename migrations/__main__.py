@@ -9,7 +9,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DatabaseError
 
+from opensloth.database import Database
 from opensloth.errors import OpenSlothError
+from opensloth.schema import is_newer
 from opensloth.settings import get_settings
 
 
@@ -33,7 +35,9 @@ def main() -> None:
         settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
     verb, rest = (sys.argv[1:2] or ["upgrade"])[0], sys.argv[2:]
     try:
-        if verb == "upgrade":
+        if verb == "upgrade" and not rest and is_newer(Database(settings.database)):
+            print("the database is newer than this release, which can live with it: nothing is changed")
+        elif verb == "upgrade":
             upgrade(settings.database, rest[0] if rest else "head")
         elif verb == "downgrade" and rest:
             command.downgrade(config(settings.database), rest[0])
@@ -42,7 +46,7 @@ def main() -> None:
         else:
             sys.exit("use: upgrade [REVISION] | downgrade REVISION | revision MESSAGE")
     except OpenSlothError as error:
-        sys.exit(f"migrations: {error.message}")
+        sys.exit(f"migrations: {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
     except DatabaseError as error:
         sys.exit(f"migrations: the database cannot be used: {error.orig}")
 

@@ -13,6 +13,7 @@ import opensloth.events.rows
 import opensloth.jobs.chat_engines
 import opensloth.jobs.rows
 import opensloth.models.rows
+import opensloth.schema
 import opensloth.storage.rows
 import opensloth.webhooks.rows  # noqa: F401 - the imports fill the metadata
 from opensloth.database import Base, Database, reachable

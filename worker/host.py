@@ -15,6 +15,7 @@ from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.states import StopIntent
+from opensloth.schema import require_schema
 from opensloth.services import Services
 from opensloth.storage.space import shortage
 from worker.compiled import trim_compiled
@@ -95,7 +96,8 @@ class Host:
         return True
 
     def _take_over(self) -> None:
-        """Register the host and clear what an earlier worker left."""
+        """Register the host and clear what an earlier worker left. Raises WrongSchema."""
+        require_schema(self._services.database)
         self._register()
         self._services.devices.lift(list(self._devices), SILENT)  # it has answered
         self._services.devices.set_host_draining(self._id, False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import threading
 import time
 
@@ -11,6 +13,7 @@ from opensloth.database import now_of
 from opensloth.errors import Unavailable
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.states import TERMINAL
+from opensloth.schema import WrongSchema, is_newer
 from opensloth.services import Services
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ class Housekeeping(threading.Thread):
 
     def look(self) -> None:
         """One round."""
+        if self._is_outgrown():
+            return
         self._services.deletions.redo(DELETIONS_EVERY_S)
         self._services.files.expire()
         self._services.uploads.expire()
@@ -55,6 +60,16 @@ class Housekeeping(threading.Thread):
         if expired:
             log.info("%d things in storage were older than the settings keep them", expired)
         self.sweep_runs()
+
+    def _is_outgrown(self) -> bool:
+        """Whether the database was changed so that this release cannot use it: then the worker stops its jobs and goes."""
+        try:
+            is_newer(self._services.database)
+        except WrongSchema as error:
+            log.error("this worker stops: %s; %s", error.message, error.hint)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+        return False
 
     def sweep_runs(self) -> None:
         """Remove the run folders of jobs that are gone, or over for a day."""
