@@ -62,7 +62,7 @@ class Housekeeping(threading.Thread):
         self.sweep_runs()
 
     def _is_outgrown(self) -> bool:
-        """Whether the database was changed so that this release cannot use it: then the worker stops its jobs and goes."""
+        """Whether this release cannot use the database any more: then the worker stops its jobs and goes."""
         try:
             is_newer(self._services.database)
         except WrongSchema as error:
