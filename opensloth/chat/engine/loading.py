@@ -58,7 +58,7 @@ def load_model(spec: ChatRun, token: str | None) -> Any:
 def context_of(model: Any, spec: ChatRun) -> int:
     """The longest sequence that this engine takes, in tokens."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(spec.context_tokens, spec.kv_tokens // 2, longest or spec.context_tokens)
+    return min(spec.context_tokens, rows.longest_row(spec.kv_tokens), longest or spec.context_tokens)
 
 
 class Sources:

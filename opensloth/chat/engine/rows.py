@@ -20,6 +20,14 @@ SHORTEST = 256
 """Tokens of the smallest bucket."""
 
 
+def longest_row(budget: int) -> int:
+    """The most tokens that one row can come to within `budget`, its move to the last bucket included."""
+    length = SHORTEST
+    while 3 * length <= budget:
+        length *= 2
+    return length
+
+
 class Full(Exception):
     """There is no room for one more row of that length."""
 
@@ -88,7 +96,10 @@ class RowStore:
             length *= 2
         bucket = self.buckets.get(length) or Bucket(length)
         if len(bucket.places) == bucket.capacity:
-            room = (self.budget - self.taken) // length
+            room = self._room(length)
+            if room < 1:
+                self._trim()
+                room = self._room(length)
             if room < 1:
                 raise Full
             bucket.capacity += min(max(1, bucket.capacity), room)
@@ -96,6 +107,16 @@ class RowStore:
         place = Place(bucket, len(bucket.places))
         bucket.places.append(place)
         return place
+
+    def _room(self, length: int) -> int:
+        return (self.budget - self.taken) // length
+
+    def _trim(self) -> None:
+        """Give back what buckets have beyond their rows: they were fuller once."""
+        for bucket in self.buckets.values():
+            bucket.capacity = len(bucket.places)
+            for held in (bucket.keys, bucket.values):
+                held[:] = [tensor if tensor is None else tensor[: bucket.capacity].clone() for tensor in held]
 
     def grow(self, place: Place) -> None:
         """Make room for one more token in a row that fills its bucket; raises Full."""
