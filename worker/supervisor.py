@@ -26,7 +26,7 @@ from worker.command_process import GuardedCommand
 from worker.command_run import CommandRun
 from worker.device_watch import DeviceWatch
 from worker.ending import reason_of, write_end
-from worker.launch import device_environment, prepare_run, run_folder, training_environment
+from worker.launch import CannotStart, device_environment, prepare_run, run_folder, training_environment
 from worker.launch_chat import chat_secrets, prepare_chat
 from worker.launch_command import prepare_command
 from worker.launch_export import prepare_export, secrets_of
@@ -135,7 +135,11 @@ class Supervisor(threading.Thread):
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _supervise(self) -> End:
-        run, resolved = _PREPARE[self._placed.job.kind](self._services, self._placed, self._devices)
+        prepare = _PREPARE.get(self._placed.job.kind)
+        if prepare is None:
+            kind = self._placed.job.kind
+            raise CannotStart(f"this worker's release knows no jobs of the kind {kind!r}", code="host_outdated")
+        run, resolved = prepare(self._services, self._placed, self._devices)
         self._attempts.set_resolved(self.job_id, self.attempt, resolved)
         if self._stop_intent is not None:
             return End("stopped")

@@ -86,6 +86,11 @@ _ALL = [
     Reason("idle", "the command did nothing for its idle limit", "leave idle_limit out, or end it where it ends"),
     Reason("leases_off", "the host runs no commands of people", "set OPENSLOTH_LEASES=on on every worker, or on none"),
     Reason("no_account", "the command has no account to run under", "an admin maps users to accounts of the hosts"),
+    Reason(
+        "host_outdated",
+        "the worker is of a release that does not know this kind of job",
+        "update the worker, then `opensloth retry`",
+    ),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),
     Reason("trainer_killed", "the trainer process was killed", "look at the host's memory and its log", retryable=True),
     Reason("worker_killed", "the job took its worker down", "look at the host's log"),
