@@ -35,6 +35,7 @@ def run() -> None:
         with connection.begin():
             if not database.is_sqlite:
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # Python has work too
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             context.configure(
                 connection=connection,
