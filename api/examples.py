@@ -169,6 +169,10 @@ MODEL_EXAMPLES: dict[str, Any] = {
         "value": {"id": "llama-3.2-1b", "source": "meta-llama/Llama-3.2-1B-Instruct", "secret": "hf"},
     },
     "directory": {"summary": "A directory on the server", "value": {"id": "ours", "source": "/models/ours"}},
+    "alias": {
+        "summary": "Another name, under which scripts written for OpenAI find a model",
+        "value": {"id": "gpt-4o-mini-2024-07-18", "alias_of": "smollm2-135m"},
+    },
 }
 
 EXPORT_EXAMPLES: dict[str, Any] = {

@@ -99,15 +99,26 @@ def message_of(error: OpenSlothError) -> str:
     return f"{text}. {error.hint[:1].upper()}{error.hint[1:]}." if error.hint else text
 
 
+def _their(message: str) -> str:
+    for ours, theirs in _WORDS.items():
+        message = message.replace(ours, theirs)
+    return message
+
+
 def not_found(what: str, param: str, code: str, hint: str | None = None) -> NotFound:
     """OpenAI's 404: `what` is the whole message, `param` the name that OpenAI gives the id in the path."""
     return NotFound(what, code=code, hint=hint, fields=[FieldError(param, what, code)])
 
 
+_WORDS = {"eval_dataset": "validation_file", "opensloth_config.": "opensloth."}
+"""Names that messages mention, and what OpenAI calls the same."""
+
+
 def renamed(error: OpenSlothError, name_of: Callable[[str], str]) -> OpenSlothError:
     """`error` with its fields under the names that the request has for them."""
-    fields = [FieldError(name_of(field.path), field.message, field.code, field.row) for field in error.fields]
+    fields = [FieldError(name_of(field.path), _their(field.message), field.code, field.row) for field in error.fields]
     message = error.message
     if fields and message.startswith(error.fields[0].path):
         message = fields[0].path + message.removeprefix(error.fields[0].path)
+    message = _their(message)
     return type(error)(message, code=error.error_code, hint=error.hint, fields=fields)

@@ -15,8 +15,8 @@ def _auto(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-AutoInt = Annotated[int | None, BeforeValidator(_auto), Field(ge=1, le=100_000)]
-AutoFloat = Annotated[float | None, BeforeValidator(_auto), Field(gt=0, le=1_000_000)]
+AutoInt = Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, BeforeValidator(_auto)]
+AutoFloat = Annotated[Annotated[float, Field(gt=0, le=1_000_000)] | None, BeforeValidator(_auto)]
 
 
 class Hyperparameters(BaseModel):

@@ -88,6 +88,12 @@ def translate(request: CreateJob, model: str) -> Translated:
         made.put("opensloth_config.training_type", TRAINING_TYPES[request.method.type], "method.type")
     if request.method is not None and request.method.reinforcement is not None:
         _take_grader(made, request.method.reinforcement.grader)
+    if request.integrations:
+        message = (
+            "this server's trainers report to nobody; a job's metrics are on the job (its events, its result file, "
+        )
+        message += "GET /v1/jobs/{id}/metrics); leave it out"
+        made.errors.append(FieldError("integrations", message, "unsupported_value"))
     _take_hyperparameters(made, request)
     _keep_a_checkpoint_an_epoch(made)
     if made.errors:
@@ -158,7 +164,6 @@ def _take_reinforcement(made: Translated, values: ReinforcementHyperparameters, 
         made.put("opensloth_config.grpo_args.num_generations", answers, name)
     if values.eval_interval is not None:
         made.put("training_args.eval_steps", values.eval_interval, f"{section}.eval_interval")
-        made.put("training_args.eval_strategy", "steps", f"{section}.eval_interval")
     if values.eval_samples is not None:
         message = "an evaluation samples as many answers to a prompt as training does; leave it out, or set "
         message += "`compute_multiplier`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.body import JsonBody, parsed
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
@@ -17,11 +17,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(s
 
 
 class NewModel(BaseModel):
-    """A base model to register."""
+    """A base model to register, or another name for one that is there."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: Annotated[str, Field(min_length=1, max_length=64, description="What jobs will call it.")]
+    id: Annotated[str, Field(min_length=1, max_length=128, description="What jobs will call it.")]
     source: Annotated[
         str | None,
         Field(max_length=4096, description="A directory or GGUF file on the server, a hub id, or a known short name."),
@@ -30,6 +30,20 @@ class NewModel(BaseModel):
         str | None,
         Field(min_length=1, max_length=64, description="Your secret with the token for a gated model of the hub."),
     ] = None
+    alias_of: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="The model, or hub id, that the id stands for; another one replaces it.",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> NewModel:
+        if self.alias_of is not None and (self.source is not None or self.secret is not None):
+            raise ValueError("an alias has neither source nor secret; give `alias_of` alone")
+        return self
 
 
 class ModelDeleted(BaseModel):
@@ -60,8 +74,13 @@ def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, aft
     },
 )
 def register_model(body: JsonBody, services: ServicesDep, caller: CallerDep) -> ModelView:
-    """Register a base model (admins). A worker then fetches and converts it; `status` says how far it is."""
+    """Register a base model (admins). A worker then fetches and converts it; `status` says how far it is.
+
+    With `alias_of` the id becomes another name of a model, so that scripts written for that name train it.
+    """
     new = parsed(NewModel, body)
+    if new.alias_of is not None:
+        return services.models.alias(new.id, new.alias_of, caller)
     return services.models.register(new.id, new.source, caller, new.secret)
 
 

@@ -72,6 +72,21 @@ def add(
         _tell_ready(model)
 
 
+@models.command("alias")
+def alias(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What scripts say, e.g. gpt-4o-mini-2024-07-18.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What it stands for: a model that is there.")],
+    as_json: Json = False,
+) -> None:
+    """Let a name stand for a model (admins); `models delete NAME` takes it back."""
+    with Client() as client:
+        made = client.models.alias(name, model)
+    if as_json:
+        print_json(made.as_json())
+    else:
+        say(f"{made.id} stands for {made.base}.")
+
+
 @models.command("show")
 def show_model(model_id: ModelId, as_json: Json = False) -> None:
     """Show one model."""

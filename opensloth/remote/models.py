@@ -35,6 +35,10 @@ class Models:
         body = {name: value for name, value in given.items() if value is not None}
         return Model(**self._transport.json("POST", "/v1/models", json=body))
 
+    def alias(self, name: str, model: str) -> Model:
+        """Lets `name` stand for a registered model or one of the hub (admins); another model replaces it."""
+        return Model(**self._transport.json("POST", "/v1/models", json={"id": name, "alias_of": model}))
+
     def wait_ready(
         self,
         model_id: str,

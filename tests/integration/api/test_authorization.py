@@ -83,6 +83,17 @@ TABLE: dict[str, Access] = {
     "GET /v1/jobs/{job_id}/artifacts/{name:path}": TEAM,
     "GET /v1/jobs/{job_id}/exports": TEAM,
     "POST /v1/jobs/{job_id}/exports": DERIVE,
+    "GET /v1/fine_tuning/jobs": READ,
+    "POST /v1/fine_tuning/jobs": MAKE,
+    "GET /v1/fine_tuning/jobs/{job_id}": TEAM,
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": OWNER,
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": OWNER,
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": OWNER,
+    "GET /v1/fine_tuning/jobs/{job_id}/events": TEAM,
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": TEAM,
+    "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": READ,
+    "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": MAKE,
+    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": MAKE,
     "POST /v1/leases": MAKE,
     "GET /v1/queue": READ,
     "GET /v1/usage": READ,
@@ -143,8 +154,8 @@ BODIES: dict[str, Any] = {
     "POST /v1/users": {"name": "new-user"},
     "PATCH /v1/users/{name}": {"share": 2},
     "POST /v1/teams": {"name": "new-team"},
-    "PATCH /v1/teams/{name}": {"share": 2},
     "PATCH /v1/keys/{key_id}": {"requests_per_minute": 6000},
+    "PATCH /v1/teams/{name}": {"share": 2},
     "POST /v1/gc": {"dry_run": True},
     **{f"{method} /v1/webhooks/{{webhook_id}}": {"name": "other"} for method in ("POST", "PATCH")},
 }
@@ -225,6 +236,8 @@ def world(services: Services, base_url: str) -> Iterator[World]:
         "job_id": job.id,
         "file_id": file_id,
         "model_id:path": "ft:tiny:red",
+        "checkpoint": "ft:tiny:red:x:0123456789ab:ckpt-step-2",
+        "permission_id": "cp_0123456789",
         "pull_id": "pull-red",
         "device_id": "cpu-0",
         "key_id": spare.id,
@@ -311,7 +324,7 @@ def got(world: World, who: str, method: str, path: str, answer: httpx.Response) 
         answer, method = world.send(who, row_of("GET", path), "GET", str(answer.url)), "GET"
     if answer.status_code != 404:
         return "ok"
-    if error_code(answer) != "not_found":
+    if error_code(answer) not in ("not_found", "fine_tune_not_found"):
         return "ok"
     other_url, other = never_was(path, world.things)
     other_answer = world.send(who, row_of(method, path), method, other_url)

@@ -1,16 +1,32 @@
-"""The real openai package against the API behind uvicorn."""
+"""The real openai package against the API behind uvicorn; each answer is checked against the package's types."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
+from migrations.__main__ import upgrade
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.http_server import serve
 from tests.support.jobs import add_model
+from tests.support.openai_strict import Checker
+
+CHATS = [
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"Hello {n}"}]} for n in range(12)
+]
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: what differs between databases is below these routes."""
+    url = f"sqlite:///{tmp_path / 'opensloth.db'}"
+    upgrade(url)
+    return url
 
 
 @pytest.fixture
@@ -27,6 +43,22 @@ def key(services: Services) -> str:
 
 
 @pytest.fixture
-def client(base_url: str, key: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=30) as made:
+def checker() -> Checker:
+    return Checker()
+
+
+@pytest.fixture
+def client(base_url: str, key: str, checker: Checker) -> Iterator[openai.OpenAI]:
+    with client_for(base_url, key, checker) as made:
         yield made
+
+
+def client_for(base_url: str, key: str, checker: Checker, max_retries: int = 0) -> openai.OpenAI:
+    http = openai.DefaultHttpxClient(event_hooks={"response": [checker]})
+    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=30, http_client=http)
+
+
+@pytest.fixture
+def training_file(client: openai.OpenAI) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in CHATS).encode()
+    return client.files.create(file=("chats.jsonl", content), purpose="fine-tune").id
