@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from opensloth.remote.chat import Chat
 from opensloth.remote.credentials import credentials_path, find_credentials
 from opensloth.remote.devices import Devices
 from opensloth.remote.errors import (
@@ -117,6 +118,7 @@ class Client:
         self.files = Files(self._transport, UploadCache(credentials_path().with_name("uploads.json")))
         self.jobs = Jobs(self._transport)
         self.models = Models(self._transport)
+        self.chat = Chat(self._transport)
         self.queue = Queue(self._transport)
         self.rewards = Rewards(self._transport)
         self.devices = Devices(self._transport)

@@ -62,7 +62,14 @@ def _number(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_number)]
-Stop = str | Annotated[list[str], Field(max_length=4)]
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    texts = isinstance(stops, list) and all(isinstance(text, str) and 1 <= len(text) <= 1024 for text in stops)
+    if value is not None and not (texts and len(stops) <= 4):
+        raise ValueError("should be a text of 1 to 1024 characters, or a list of up to 4 such texts")
+    return stops
 
 
 class StreamOptions(BaseModel):
@@ -100,16 +107,10 @@ class Generation(BaseModel):
     """Added to the score of a token, by its number."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """The same seed, request and `system_fingerprint` give the same answer, up to rounding."""
-    stop: Stop | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_stops)] = Field(
+        default=None, json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 4}]}
+    )
     """Up to 4 texts before which the answer ends."""
-
-    @field_validator("stop", mode="after")
-    @classmethod
-    def _stops(cls, stop: Stop | None) -> Stop | None:
-        for text in [stop] if isinstance(stop, str) else stop or []:
-            if not 1 <= len(text) <= 1024:
-                raise ValueError("a stop text has 1 to 1024 characters")
-        return stop
 
     @field_validator("logit_bias", mode="after")
     @classmethod
@@ -136,11 +137,6 @@ class Generation(BaseModel):
             logprobs=logprobs,
         )
 
-    @property
-    def stops(self) -> list[str]:
-        """The stop texts as a list."""
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
-
 
 class ChatCompletion(Generation):
     """The body of `POST /v1/chat/completions`."""
@@ -163,7 +159,7 @@ class ChatCompletion(Generation):
             adapter=adapter,
             n=self.n or 1,
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            stop=self.stops,
+            stop=self.stop or [],
             sampling=self.sampling((self.top_logprobs or 0) if self.logprobs else None),
         )
 
@@ -188,7 +184,7 @@ class Completion(Generation):
             adapter=adapter,
             n=self.n or 1,
             max_tokens=16 if self.max_tokens is None else self.max_tokens,
-            stop=self.stops,
+            stop=self.stop or [],
             echo=bool(self.echo),
             sampling=self.sampling(self.logprobs),
         )
@@ -202,7 +198,7 @@ def parse_chat(body: Any) -> ChatCompletion:
             errors.append(FieldError("max_tokens", "leave it out where max_completion_tokens is set"))
         if body.get("top_logprobs") is not None and body.get("logprobs") is not True:
             errors.append(FieldError("top_logprobs", "needs logprobs to be true"))
-    parsed = _parsed(body, ChatCompletion, errors)
+    parsed: ChatCompletion = _parsed(body, ChatCompletion, errors)
     messages_of(parsed.messages)
     return parsed
 
@@ -216,7 +212,7 @@ def parse_completion(body: Any) -> Completion:
         if body.get("echo") is True and body.get("logprobs") is not None:
             message = "log probabilities of a prompt are not told; leave echo or logprobs out"
             errors.append(FieldError("echo", message, "unsupported_parameter"))
-    parsed = _parsed(body, Completion, errors)
+    parsed: Completion = _parsed(body, Completion, errors)
     prompts_of(parsed.prompt)
     return parsed
 

@@ -8,6 +8,7 @@ import typer
 
 from opensloth import __version__
 from opensloth.cli import control, exit_codes, jobs, login, results
+from opensloth.cli.chat import chat
 from opensloth.cli.devices import devices
 from opensloth.cli.diff import diff
 from opensloth.cli.estimate import estimate
@@ -58,6 +59,7 @@ for _command in _ON_ONE_JOB:
     app.command(rich_help_panel=JOBS)(_command)
 app.command(rich_help_panel=JOBS)(diff)
 app.command(rich_help_panel=THINGS)(rewards)
+app.command(rich_help_panel=THINGS)(chat)
 app.command(rich_help_panel=JOBS)(export)
 app.add_typer(devices, name="devices", rich_help_panel=SERVER)
 app.add_typer(files, name="files", rich_help_panel=THINGS)
