@@ -42,10 +42,13 @@ class Bench:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[Bench]:
-    """SQLite, Valkey and the API as `opensloth up` starts it, on a free port, in a temporary home."""
+def service(values: dict[str, Any] | None = None) -> Iterator[Bench]:
+    """SQLite, Valkey and the API as `opensloth up` starts it, on a free port, in a temporary home.
+
+    `values` are settings for the worker.
+    """
     with tempfile.TemporaryDirectory(prefix="opensloth-bench-") as home, valkey() as redis_url:
-        settings = Settings(home=Path(home), redis_url=redis_url, host_id="bench")
+        settings = Settings(home=Path(home), redis_url=redis_url, host_id="bench", **(values or {}))
         upgrade(settings.database)
         services = Services.make(settings)
         key = services.keys.bootstrap() or ""

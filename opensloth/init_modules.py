@@ -142,8 +142,15 @@ def lora_config(config: OpenSlothConfig) -> Any:
     return peft.LoraConfig(task_type="CAUSAL_LM", **config.lora_args.model_dump(exclude={"random_state"}))
 
 
-def import_unsloth() -> None:
-    """Import Unsloth, which must come before transformers, TRL and PEFT; the cache for compiled graphs stays set."""
+def import_engine(engine: str) -> None:
+    """The engine's own slow imports. Unsloth must come before transformers, TRL and PEFT; what it does to the
+    environment's folder for compiled graphs is undone."""
+    if engine != "unsloth":
+        import peft
+        import torch
+        import transformers.trainer  # noqa: F401
+
+        return
     kept = os.environ.get(COMPILED_VARIABLE)
     import unsloth  # noqa: F401
 
@@ -152,7 +159,7 @@ def import_unsloth() -> None:
 
 
 def _load_unsloth(resolved: Resolved) -> tuple[Any, Any]:
-    import_unsloth()
+    import_engine("unsloth")
     from unsloth import FastLanguageModel
 
     config = resolved.opensloth_config

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from opensloth.training.standby import say
 from worker.environment import trainer_environment
 
@@ -25,10 +27,12 @@ log = logging.getLogger(__name__)
 
 MODULE = "opensloth.training.standby"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-IMPORTS_S = 180.0
-"""One that has not done its imports by then hangs."""
+IMPORTS_S = 900.0
+"""One that has not done its imports by then hangs; it imports when nobody else needs the processor."""
+PATIENCE_S = 120.0
+"""How long a job waits at most for one that still imports, as long as that gets on."""
 TAKE_S = 5.0
-"""How long one that is ready may need to take its job."""
+"""How long one that is ready may need to take its job, and one that imports may stand still."""
 _NICE = 10
 _CAP_SYS_NICE = 1 << 23
 _PAUSE_S = 0.02
@@ -142,14 +146,17 @@ class Standby:
         return True
 
     def _wait_until_taken(self, wait: Callable[[], bool]) -> None:
-        patient_until = time.monotonic() + TAKE_S
         self.look()
-        while not self.taken and not self.is_over and time.monotonic() < patient_until:
-            if not self._has_said(_PAUSE_S) and not self.ready and not wait():
+        until = time.monotonic() + (TAKE_S if self.ready else PATIENCE_S)
+        used_s, moved = 0.0, time.monotonic()
+        while not self.taken and not self.is_over and time.monotonic() < until:
+            was_ready, before_s, used_s = self.ready, used_s, _processor_s(self.process.pid)
+            moved = moved if used_s == before_s else time.monotonic()
+            if time.monotonic() - moved > TAKE_S or (not self._has_said(_PAUSE_S) and not was_ready and not wait()):
                 return
             self.look()
-            if not self.ready:
-                patient_until = time.monotonic() + TAKE_S
+            if self.ready and not was_ready:
+                until = time.monotonic() + TAKE_S
 
     def end(self) -> None:
         """Kill it, unless it serves a job, and remove what it leaves."""
@@ -192,6 +199,14 @@ def may_lower_nice() -> bool:
         held = next(line for line in lines if line.startswith("CapEff:")).split()[1]
         return bool(int(held, 16) & _CAP_SYS_NICE)
     return False
+
+
+def _processor_s(pid: int) -> float:
+    """Seconds of processor that it has used."""
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def _set_nice(pid: int, value: int) -> None:

@@ -26,6 +26,7 @@ from worker.standby import Standby
 
 log = logging.getLogger(__name__)
 
+LIST_NAME = "standbys.json"
 ON_A_GPU = 2
 """Standbys of a GPU where the setting does not say: one for each engine."""
 ENOUGH_BYTES = 6 << 30
@@ -68,6 +69,7 @@ class StandbyPool:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._folder = self.settings.home.expanduser() / "standby"
+        self._known: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self._loop, name="standby", daemon=True)
 
     def limit(self, device: FoundDevice) -> int:
@@ -88,8 +90,9 @@ class StandbyPool:
     def start(self) -> None:
         """End what an earlier worker left, and begin."""
         with contextlib.suppress(OSError, ValueError):
-            kill_leftovers(json.loads((self._folder / "pids.json").read_text()))
+            kill_leftovers(json.loads((self._folder / LIST_NAME).read_text()))
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
         self._expect()
         self._thread.start()
 
@@ -172,6 +175,7 @@ class StandbyPool:
         left, floor = memory_left()
         for place in self.places():
             self._judge(place, scarce=left < floor + SCARCE_BYTES)
+        self._remember()
         importing = sum(place.standby is not None and not place.standby.ready for place in self.places())
         if self._starting or self._stopped.is_set() or left < floor + ENOUGH_BYTES:
             return
@@ -179,6 +183,7 @@ class StandbyPool:
         due = [place for place in self.places() if place.standby is None and time.monotonic() >= place.not_before]
         for place in due[: max(0, at_once - importing)]:
             self._fill(place)
+            self._remember()
 
     def places(self) -> list[Place]:
         """Every place, first those of the engine that each device used last."""
@@ -208,7 +213,6 @@ class StandbyPool:
         folder = self._folder / f"{self._made}"
         module = self.settings.trainer_module
         place.standby = Standby.start(module, place.engine, place.environment, fingerprint(module), folder)
-        self._remember()
 
     def _drop(self, place: Place) -> None:
         if place.standby is not None:
@@ -216,7 +220,7 @@ class StandbyPool:
             place.standby = None
 
     def _remember(self) -> None:
-        """Keep their identities on disk, for a worker that comes after this one was killed.
+        """Keep on disk which there are, for a worker that comes after this one was killed.
 
         They leave by themselves; one that is stopped cannot.
         """
@@ -225,7 +229,11 @@ class StandbyPool:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if place.standby is not None:
                     pid = place.standby.process.pid
-                    known.append({"pid": pid, "started": psutil.Process(pid).create_time()})
-        aside = self._folder / "pids.json.new"
-        aside.write_text(json.dumps(known))
-        aside.rename(self._folder / "pids.json")
+                    started = psutil.Process(pid).create_time()
+                    ready = place.standby.ready
+                    known.append({"pid": pid, "started": started, "engine": place.engine, "ready": ready})
+        if known != self._known:
+            self._known = known
+            aside = self._folder / f"{LIST_NAME}.new"
+            aside.write_text(json.dumps(known))
+            aside.rename(self._folder / LIST_NAME)

@@ -82,12 +82,14 @@ class RunCallback(TrainerCallback):
 
     def _decide(self, state: TrainerState, control: TrainerControl) -> None:
         if state.global_step - (self._resumed_step or 0) == 1:
+            self.records.mark("first_step")
             self.records.write(
                 "started",
                 f"training, {state.max_steps} steps",
                 step=state.global_step,
                 max_steps=state.max_steps,
                 resumed_step=self._resumed_step,
+                timings=self.records.timings,
             )
         if state.global_step >= state.max_steps:
             return  # complete: what is left to do is the result

@@ -41,13 +41,14 @@ def main() -> NoReturn:
 
 def warm_up(engine: str) -> None:
     """The slow imports of every job of `engine`, which know nothing of the job."""
-    from opensloth.init_modules import import_unsloth
+    from opensloth.init_modules import import_engine
 
+    import_engine(engine)
     if engine == "unsloth":
-        import_unsloth()
         import torch._inductor.compile_fx  # noqa: F401
     else:
         # With Unsloth these come after the model, as it may change what they are made of.
+        import opensloth.training.callbacks
         import opensloth.training.methods.dpo
         import opensloth.training.methods.grpo
         import opensloth.training.methods.kto
@@ -57,8 +58,10 @@ def warm_up(engine: str) -> None:
     import opensloth.plugins
     import opensloth.storage
     import opensloth.trainer_factory
+    import opensloth.training.checkpoints
     import opensloth.training.failures
-    import opensloth.training.memory  # noqa: F401
+    import opensloth.training.memory
+    import opensloth.training.results  # noqa: F401
 
 
 def leave(code: int) -> NoReturn:
@@ -106,18 +109,20 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
 def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: SecretValues) -> int:
     _quiet_libraries(spec, records)
     records.phase("loading_model", f"loading {spec.base_name}")
-    from opensloth.init_modules import import_unsloth, init_process_group, load_resolved, resolve_here
+    from opensloth.init_modules import import_engine, init_process_group, load_resolved, resolve_here
     from opensloth.plugins import load_plugins
     from opensloth.training.memory import apply_cap
 
-    if spec.engine == "unsloth":
-        import_unsloth()  # before the process group: imported within one, it would have the ranks wait for each other
+    # Before the process group: imported within one, Unsloth would have the ranks wait for each other.
+    import_engine(spec.engine)
+    records.mark("imports")
     load_plugins(spec.plugins)
     store = init_process_group(rank, Path(spec.run_dir) / "rendezvous", spec.device)
     apply_cap(spec.memory_bytes, spec.device, spec.world_size)
     config, arguments = _local_config(spec, secrets.get("model")), _local_arguments(spec)
     resolved = resolve_here(config, arguments, has_eval_dataset=spec.eval_dataset is not None)
     model, tokenizer = load_resolved(resolved)
+    records.mark("model")
 
     records.phase("preparing_data", "preparing the data")
     from opensloth.trainer_factory import create_trainer_by_type
@@ -141,6 +146,7 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
     callback = RunCallback(trainer, spec, checkpoints, records, stop, progress)
     trainer.add_callback(callback)
 
+    records.mark("data_and_trainer")
     stop.agree_to_train(store, rank.index, rank.count)
     records.phase("training", "training")
     state = trainer_state(resume) if resume else None

@@ -22,6 +22,9 @@ class Records:
         self._only_failures = only_failures
         self._redact = redact
         self.current_phase = "loading_model"
+        self.timings: dict[str, float] = {}
+        """Seconds of each part of the start."""
+        self._marked = time.monotonic()
 
     def write(self, kind: str, message: str, /, *, level: str = "info", **data: Any) -> None:
         """One record of type `kind`; numbers that JSON does not know (NaN, infinity) become null."""
@@ -36,6 +39,12 @@ class Records:
         """What the run does next: loading_model, preparing_data, training or saving."""
         self.current_phase = phase
         self.write("phase", message, phase=phase)
+
+    def mark(self, part: str) -> None:
+        """A part of the start is done; its seconds are those since the part before it."""
+        now = time.monotonic()
+        self.timings[f"{part}_s"] = round(now - self._marked, 3)
+        self._marked = now
 
     def log(self, message: str, level: str = "info") -> None:
         """Anything worth saying to the job's owner."""

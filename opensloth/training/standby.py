@@ -8,6 +8,7 @@ worker is gone.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -36,6 +37,8 @@ def main() -> NoReturn:
     guard.guard_output(late=True)
     module = importlib.import_module(name)
     module.warm_up(engine)
+    gc.collect()
+    gc.freeze()  # what was imported stays for good; each later search for garbage would go through all of it
     with socket.socket(fileno=descriptor) as control:
         say(control, {"ready": True, "cuda": is_cuda_initialized()})
         order = hear(control)

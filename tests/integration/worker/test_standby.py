@@ -27,7 +27,7 @@ def settings(settings: Settings) -> Settings:
 
 def waiting(settings: Settings) -> list[psutil.Process]:
     """The standbys that the worker keeps."""
-    path = settings.home / "standby" / "pids.json"
+    path = settings.home / "standby" / "standbys.json"
     known = json.loads(path.read_text()) if path.exists() else []
     return [psutil.Process(entry["pid"]) for entry in known if psutil.pid_exists(entry["pid"])]
 

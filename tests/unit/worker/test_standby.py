@@ -123,8 +123,7 @@ def test_one_that_still_imports_is_waited_for(start: Start, tmp_path: Path) -> N
 def test_another_process_takes_the_place_of_one_that_does_not_answer(
     start: Start, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.standby.TAKE_S", 0.3)
-    monkeypatch.setattr("worker.standby.IMPORTS_S", 0.3)
+    monkeypatch.setattr("worker.standby.TAKE_S", 0.5)
     word = {"dies in its imports": "die", "hangs in its imports": "hang"}.get(fault)
     if word is not None:
         standby = start(ready=False, **{FAULT: word})

@@ -135,7 +135,7 @@ def test_what_an_earlier_worker_left_is_ended(make: MakePool, tmp_path: Path) ->
     pool = make()
     wait_for(lambda: kept(pool))
     (left,) = kept(pool)
-    assert [entry["pid"] for entry in json.loads((tmp_path / "home/standby/pids.json").read_text())] == [
+    assert [entry["pid"] for entry in json.loads((tmp_path / "home/standby/standbys.json").read_text())] == [
         left.process.pid
     ]
     left.process.send_signal(signal.SIGSTOP)  # so that it does not notice that its worker is gone
