@@ -15,6 +15,7 @@ from rich.panel import Panel
 from opensloth.cli import exit_codes
 from opensloth.cli.failures import render_error
 from opensloth.cli.output import Json, err, out, print_json, say
+from opensloth.cli.references import job_id
 from opensloth.client import Client, ClientError
 
 _MOST = 8
@@ -24,7 +25,7 @@ _PER_S = 12
 
 def chat(
     model: Annotated[
-        str | None, typer.Argument(help="A base model, a job's id, a result (`ft:...`) or a checkpoint.")
+        str | None, typer.Argument(help="A base model, a job's id, a result (`ft:...`), a checkpoint, or `last`.")
     ] = None,
     question: Annotated[str | None, typer.Argument(help="Ask this and leave; else a conversation begins.")] = None,
     compare: Annotated[
@@ -50,6 +51,7 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     options = {name: value for name, value in given.items() if value is not None}
     with Client() as client:
+        models = [job_id(client, name) if name == "last" else name for name in models]
         talk = Talk(client, models, system, options)
         once = question if question is not None else None if sys.stdin.isatty() else sys.stdin.read().strip()
         if once is not None:

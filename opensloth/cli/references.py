@@ -13,7 +13,7 @@ FULL_LENGTH = len(PREFIX) + 24
 def job_id(client: Client, reference: str) -> str:
     """The id of the job that is meant; raises NotFound, or InvalidRequest if several could be."""
     if reference == "last":
-        newest = next(client.jobs.list(limit=1), None)
+        newest = next((job for job in client.jobs.list(limit=SEARCHED) if job.kind != "chat"), None)
         if newest is None:
             raise NotFound("There is no job yet.", code="not_found", hint="`opensloth submit FILE.yaml` makes one.")
         return newest.id

@@ -95,6 +95,8 @@ TABLE: dict[str, Access] = {
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": MAKE,
     "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": MAKE,
     "POST /v1/leases": MAKE,
+    "POST /v1/chat/completions": MAKE,
+    "POST /v1/completions": MAKE,
     "GET /v1/queue": READ,
     "GET /v1/usage": READ,
     "GET /v1/devices": READ,
