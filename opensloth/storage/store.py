@@ -168,8 +168,19 @@ class Storage:
         """Bytes of every file below `key`, by its path below it."""
         if self._objects is not None:
             return {name: int(entry["size"] or 0) for name, entry in self._objects.find(_checked(key)).items()}
-        path = self._path(key)
-        return {p.relative_to(path).as_posix(): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
+        path, found = self._path(key), {}
+        for entry in sorted(path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # it is being removed while we look
+                if entry.is_file():
+                    found[entry.relative_to(path).as_posix()] = entry.stat().st_size
+        return found
+
+    def list_all(self) -> dict[str, int]:
+        """Bytes of every file by its key, but for what lies aside."""
+        if self._objects is not None:
+            return {name: int(entry["size"] or 0) for name, entry in sorted(self._objects.find("").items())}
+        tops = (entry for entry in sorted(self._folder.iterdir()) if entry.name != ASIDE)
+        return {f"{top.name}/{name}": size for top in tops for name, size in self.list_files(top.name).items()}
 
     def sweep(self, older_than_s: float = 86_400.0) -> None:
         """Remove what killed writers left aside long ago."""
