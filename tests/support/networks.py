@@ -75,9 +75,18 @@ def relay(host: str, target: str | tuple[str, int]) -> Iterator[int]:
     try:
         yield int(started.sockets[0].getsockname()[1])
     finally:
-        loop.call_soon_threadsafe(started.close)
+        asyncio.run_coroutine_threadsafe(_end(started), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str | tuple[str, int]) -> None:
