@@ -139,6 +139,8 @@ def fill(services: Services, queued: int, running: int, devices: int) -> None:
         ]
         session.execute(insert(JobRow), jobs)
         session.execute(insert(EventCounterRow), [{"job_id": made["id"], "last_seq": 1} for made in jobs])
+        if not running:
+            return
         active = [
             made | {"device": f"{hosts[n % len(hosts)]}:{n // len(hosts)}"} for n, made in enumerate(jobs[queued:])
         ]

@@ -29,7 +29,9 @@ _IDLE_S = 10
 """PostgreSQL ends a session that has done nothing for so long inside a transaction; ours take milliseconds. Less than
 what a lease can spare, as the session may hold the lock that a renewal needs."""
 
-_URGENT_POLL_S = 0.002
+_POLL_S, _URGENT_POLL_S = 0.004, 0.001
+"""How often a transaction that waits for SQLite's one writer looks again. SQLite itself would look ever more rarely, up
+to ten times a second, so that a process which writes all the time lets hardly anybody in between."""
 
 URGENT = "urgent"
 """Value of the option `opensloth_write` of a transaction that goes before others."""
@@ -125,8 +127,8 @@ def _postgres_connect(connection: Any, record: object) -> None:
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(
         url,
-        pool_size=10,
-        max_overflow=40,
+        pool_size=50,  # as many as there are threads: opening one and its settings cost more than most queries
+        max_overflow=0,
         pool_timeout=10,
         connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
     )
@@ -148,14 +150,9 @@ def _sqlite_connect(connection: Any, record: object) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("opensloth_write", False)
-    if writes == URGENT:
-        _sqlite_begin_urgently(connection)
-    else:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _sqlite_begin_urgently(connection: Connection) -> None:
-    """SQLite lets writers that wait look again ever more rarely, so that luck decides; who looks all the time wins."""
+    if not writes:
+        connection.exec_driver_sql("BEGIN")
+        return
     deadline = time.monotonic() + PATIENCE_S
     connection.exec_driver_sql("PRAGMA busy_timeout=0")
     try:
@@ -167,6 +164,6 @@ def _sqlite_begin_urgently(connection: Connection) -> None:
                 busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == _SQLITE_BUSY
                 if not busy or time.monotonic() > deadline:
                     raise
-            time.sleep(_URGENT_POLL_S)
+            time.sleep(_URGENT_POLL_S if writes == URGENT else _POLL_S)
     finally:
         connection.exec_driver_sql(f"PRAGMA busy_timeout={PATIENCE_S * 1000:.0f}")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,7 +86,15 @@ class Watcher:
 class Feed:
     """Follows one job from the Redis stream, from the database where Redis is away, as long as somebody watches."""
 
-    def __init__(self, job_id: str, redis: Redis, events: EventStore, limiter: anyio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        redis: Redis,
+        events: EventStore,
+        limiter: anyio.CapacityLimiter,
+        rest_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._rest_s = rest_s
         self._job_id = job_id
         self._redis = redis
         self._events = events
@@ -103,6 +112,11 @@ class Feed:
             self._seq = after
             self._task = asyncio.create_task(self._run(), name=f"feed {self._job_id}")
         return watcher
+
+    @property
+    def watching(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
 
     def leave(self, watcher: Watcher) -> bool:
         """End a watcher; returns whether it was the last one, upon which the feed has stopped."""
@@ -139,6 +153,8 @@ class Feed:
                 return
             self._hand_out(frames)
             heard = loop.time()
+            if rest := self._rest_s():
+                await asyncio.sleep(rest)
 
     async def _from_database(self, for_s: float) -> None:
         """Read what is new, and ask again for `for_s` seconds."""

@@ -19,6 +19,9 @@ HEARTBEAT_S = 15.0
 HEARTBEAT = b": keep-alive\n\n"
 READER_THREADS = 8
 """Threads that read history for all streams together; requests have their own."""
+FEW_WATCHERS = 20
+REST_EACH_S, MOST_REST_S = 0.0005, 0.25
+"""What is sent costs by the piece, not by the event: many watchers get many events at once, a moment later."""
 _TIMEOUTS: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}
 
 
@@ -55,7 +58,9 @@ class Hub:
             return
 
     async def _live(self, job_id: str, place: _Place) -> AsyncGenerator[bytes, None]:
-        feed = self._feeds.setdefault(job_id, Feed(job_id, self._redis, self._events, self.limiter))
+        feed = self._feeds.get(job_id)
+        if feed is None:
+            feed = self._feeds[job_id] = Feed(job_id, self._redis, self._events, self.limiter, self._rest_s)
         watcher = feed.watch(place.seq)
         try:
             # What came between the last look and the first live event.
@@ -71,6 +76,11 @@ class Hub:
         finally:
             if feed.leave(watcher) and self._feeds.get(job_id) is feed:
                 del self._feeds[job_id]
+
+    def _rest_s(self) -> float:
+        """How long a feed lets events gather: nothing with a few watchers, a quarter of a second with hundreds."""
+        watching = sum(feed.watching for feed in self._feeds.values())
+        return 0.0 if watching < FEW_WATCHERS else min(MOST_REST_S, watching * REST_EACH_S)
 
     async def _next(self, watcher: Watcher, place: _Place) -> list[Frame] | None:
         """The frames that come next; None if some are missing and the database has to be asked."""
