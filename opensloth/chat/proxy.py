@@ -35,7 +35,7 @@ async def ready_engine(chat: ChatService, served: Served, caller: Caller, wait_s
     awaited: str | None = None
     try:
         while True:
-            found = await asyncio.to_thread(chat.look, served, caller, awaited)
+            found = await _look(chat, served, caller, awaited)
             if isinstance(found, Engine):
                 return found
             if found.job_id != awaited:
@@ -50,6 +50,17 @@ async def ready_engine(chat: ChatService, served: Served, caller: Caller, wait_s
     finally:
         # Also where the client has gone: the engine is not started for nobody.
         await asyncio.shield(_forget(chat, awaited, caller))
+
+
+async def _look(chat: ChatService, served: Served, caller: Caller, awaited: str | None) -> Engine | Coming:
+    """`ChatService.look`, once for all who wait for the same: hundreds may, and each look reads the database."""
+    key = (served.key, caller.team, awaited)
+    if key not in chat.looks:
+        task = asyncio.create_task(asyncio.to_thread(chat.look, served, caller, awaited))
+        chat.looks[key] = task
+        task.add_done_callback(lambda _: chat.looks.pop(key, None))
+    # One who goes away does not take the look from the others.
+    return await asyncio.shield(chat.looks[key])
 
 
 async def _forget(chat: ChatService, job_id: str | None, caller: Caller) -> None:

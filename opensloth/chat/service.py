@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections import Counter
@@ -101,6 +102,8 @@ class ChatService:
         self._settings = settings
         self._waiting: Counter[str] = Counter()
         """Requests of this process that wait for an engine, by its job."""
+        self.looks: dict[tuple[str, str, str | None], asyncio.Task[Engine | Coming]] = {}
+        """Looks that are under way: requests that wait for the same engine share one."""
 
     def resolve(self, name: str, caller: Caller) -> Served:
         """What the model `name` (a registered one, an alias, a job, a result, a checkpoint) is served by.
