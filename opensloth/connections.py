@@ -97,6 +97,7 @@ def _postgres(url: URL) -> Engine:
         max_overflow=30,
         pool_timeout=5,
         pool_pre_ping=True,
+        hide_parameters=True,  # what an error names goes to logs: hashes of keys, addresses of webhooks
         connect_args={"connect_timeout": 5, **patience},
     )
     event.listen(engine, "do_connect", _postgres_do_connect)
@@ -130,6 +131,7 @@ def _sqlite(url: URL) -> Engine:
         pool_size=50,  # as many as there are threads: opening one and its settings cost more than most queries
         max_overflow=0,
         pool_timeout=10,
+        hide_parameters=True,
         connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
     )
     event.listen(engine, "connect", _sqlite_connect)
