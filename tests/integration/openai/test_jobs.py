@@ -219,7 +219,7 @@ def test_errors_are_of_the_packages_classes(
         client.fine_tuning.jobs.resume(job.id)
     assert "already" in over.value.message or "been cancelled" in over.value.message
     with pytest.raises(openai.NotFoundError) as refused:
-        client.fine_tuning.checkpoints.permissions.list("ft:tiny:default:x:1")
+        client.fine_tuning.checkpoints.permissions.retrieve("ft:tiny:default:x:1")
     assert refused.value.code == "not_supported"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
