@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ import torch
 
 from opensloth.chat.engine import rows as kv
 from opensloth.chat.engine.lora import Adapters, read_adapter
-from opensloth.chat.engine.sampling import Chooser, Chosen, choose
-from opensloth.chat.engine.text import TextStream
+from opensloth.chat.engine.sampling import Chooser, Chosen, Sampling, choose
+from opensloth.chat.engine.text import Silent, TextStream
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +91,34 @@ class Row:
         """Tokens that it has said."""
         return len(self.tokens) - self.prompt
 
+    def say(self, chosen: Chosen) -> Piece | None:
+        """The next token is this one: what follows for the answer, the end of it included; None if nothing yet."""
+        self.tokens.append(chosen.token)
+        if chosen.token in self.eos:
+            return self.end("stop")
+        self.held.append(Said(chosen, self.text.decoded))
+        text = self.text.push(chosen.token)
+        if self.text.stopped:
+            return Piece(text, self._given(all_of_it=False), "stop", tokens=self.spoken)
+        if self.spoken >= self.most:
+            return self.end("length", text)
+        said = self._given(all_of_it=False)
+        return Piece(text, said) if text or said else None
+
+    def end(self, finish: Finish, text: str = "") -> Piece:
+        """The last piece, with all that was held back."""
+        text += self.text.finish()
+        if self.text.stopped:
+            finish = "stop"
+        return Piece(text, self._given(all_of_it=not self.text.stopped), finish, tokens=self.spoken)
+
+    def _given(self, *, all_of_it: bool) -> tuple[Said, ...]:
+        """The tokens whose text has been given out."""
+        given = []
+        while self.held and (all_of_it or self.held[0].at < self.text.given):
+            given.append(self.held.popleft())
+        return tuple(given)
+
 
 class Decoder:
     """The model and the rows; `step` is for one thread, `add` and `cancel` for any."""
@@ -106,15 +133,17 @@ class Decoder:
         """In the order in which they came in."""
         self._arrived: deque[Row] = deque()
         self._wake = threading.Condition()
-        self._stopped = False
         self.steps = 0
-        self.busy_at = time.monotonic()
-        """When a row was last worked on."""
+        self.failure: BaseException | None = None
 
     @property
     def load(self) -> int:
         """Rows that decode or wait."""
         return len(self._active) + len(self._waiting) + len(self._arrived)
+
+    def knows(self, key: str) -> bool:
+        """Whether the adapter is loaded; for any thread, and true for the moment."""
+        return self.adapters.knows(key)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take new rows; they join before the next step."""
@@ -129,22 +158,30 @@ class Decoder:
         with self._wake:
             self._wake.notify()
 
-    def stop(self) -> None:
-        """Let `run` return."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify()
+    async def begin(self) -> None:
+        """Say two tokens, and then step in a thread of its own.
 
-    def run(self) -> None:
-        """Step for ever; an error of a step ends it and is raised."""
+        A model whose attention cannot be batched fails here, with ValueError, and not at somebody's request.
+        """
+        first = Row([0, 0, 0], 2, Chooser(Sampling(temperature=0.0), 0), Silent(), lambda _: None)
+        self.add([first])
         with torch.inference_mode():
-            while True:
-                with self._wake:
-                    while not self._stopped and not self.load:
-                        self._wake.wait()
-                    if self._stopped:
-                        return
+            while self.load:
                 self.step()
+        threading.Thread(target=self._run, name="decoder", daemon=True).start()
+
+    def _run(self) -> None:
+        """Step for ever; an error of a step ends that and is kept as `failure`."""
+        try:
+            with torch.inference_mode():
+                while True:
+                    with self._wake:
+                        while not self.load:
+                            self._wake.wait()
+                    self.step()
+        except BaseException as error:
+            self.failure = error
+            self.fail("engine_lost", "the engine failed")
 
     def step(self) -> None:
         """One pass of the model over what there is to do."""
@@ -153,7 +190,6 @@ class Decoder:
         if rows:
             self._pass(plan, rows)
             self.steps += 1
-            self.busy_at = time.monotonic()
 
     # Joining and leaving
 
@@ -212,7 +248,7 @@ class Decoder:
                 return True
             except kv.Full:
                 if len(self._active) == 1:
-                    self._end(row, "length")
+                    self._leave(row, row.end("length"))
                     return False
                 youngest = self._active[-1]
                 self._leave(youngest)
@@ -279,29 +315,11 @@ class Decoder:
             return
         chosen = choose(output.logits[0], [row.chooser for row in ready])
         for row, token in zip(ready, chosen, strict=True):
-            self._say(row, token)
-
-    def _say(self, row: Row, chosen: Chosen) -> None:
-        row.tokens.append(chosen.token)
-        if chosen.token in row.eos:
-            self._end(row, "stop")
-            return
-        row.held.append(Said(chosen, row.text.decoded))
-        text = row.text.push(chosen.token)
-        if row.text.stopped:
-            self._leave(row, Piece(text, _given(row, all_of_it=False), "stop", tokens=row.spoken))
-        elif row.spoken >= row.most:
-            self._end(row, "length", text)
-        else:
-            said = _given(row, all_of_it=False)
-            if text or said:
-                row.tell(Piece(text, said))
-
-    def _end(self, row: Row, finish: Finish, text: str = "") -> None:
-        text += row.text.finish()
-        if row.text.stopped:
-            finish = "stop"
-        self._leave(row, Piece(text, _given(row, all_of_it=not row.text.stopped), finish, tokens=row.spoken))
+            piece = row.say(token)
+            if piece is not None and piece.finish is not None:
+                self._leave(row, piece)
+            elif piece is not None:
+                row.tell(piece)
 
     def fail(self, code: str, message: str) -> None:
         """Tell every row that there will be no more."""
@@ -315,11 +333,3 @@ class Decoder:
 def _left(place: kv.Place) -> int:
     """Tokens of the row that are not stored yet."""
     return len(place.owner.tokens) - place.stored
-
-
-def _given(row: Row, *, all_of_it: bool) -> tuple[Said, ...]:
-    """The tokens whose text has been given out."""
-    given = []
-    while row.held and (all_of_it or row.held[0].at < row.text.given):
-        given.append(row.held.popleft())
-    return tuple(given)

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,7 @@ def load_model(spec: ChatRun, token: str | None) -> Any:
     if spec.device == "cuda":
         options["dtype"] = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         options["device_map"] = {"": torch.cuda.current_device()}
-    if os.path.isabs(spec.model):
-        options["local_files_only"] = True
-    elif token:
-        options["token"] = token
+    options |= _options(spec.model, token)
     model = AutoModelForCausalLM.from_pretrained(
         spec.model, use_safetensors=True, trust_remote_code=False, **options
     ).eval()
@@ -55,10 +53,50 @@ def load_model(spec: ChatRun, token: str | None) -> Any:
     return model
 
 
-def context_of(model: Any, spec: ChatRun) -> int:
+@dataclass(frozen=True)
+class Facts:
+    """What the base says of itself, whoever runs it."""
+
+    ends: frozenset[int]
+    """Tokens after which an answer is over, beside those of a tokenizer."""
+    vocabulary: int
+    context: int
     """The longest sequence that this engine takes, in tokens."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(spec.context_tokens, rows.longest_row(spec.kv_tokens), longest or spec.context_tokens)
+    fingerprint: str
+    """What tells one setup from another: the same seed gives the same answer only under the same one."""
+
+    def ends_of(self, tokenizer: Any) -> frozenset[int]:
+        """The tokens that end an answer of a model with this tokenizer."""
+        return self.ends | _numbers(tokenizer.eos_token_id)
+
+
+def read_facts(spec: ChatRun, token: str | None, engine: str) -> Facts:
+    """From the base's configuration; `engine` names what runs it, with its version."""
+    from transformers import AutoConfig, GenerationConfig
+
+    options = _options(spec.model, token)
+    config = AutoConfig.from_pretrained(spec.model, trust_remote_code=False, **options)
+    try:
+        generation = GenerationConfig.from_pretrained(spec.model, **options).eos_token_id
+    except OSError:  # it has none
+        generation = None
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None) or spec.context_tokens
+    said = [spec.model, spec.adapter, spec.device, engine]
+    return Facts(
+        ends=_numbers(generation) | _numbers(getattr(text, "eos_token_id", None)),
+        vocabulary=int(text.vocab_size),
+        context=min(spec.context_tokens, rows.longest_row(spec.kv_tokens), longest),
+        fingerprint="fp_" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10],
+    )
+
+
+def _numbers(value: Any) -> frozenset[int]:
+    return frozenset([value] if isinstance(value, int) else value or ())
+
+
+def _options(source: Path | str, token: str | None) -> dict[str, Any]:
+    return {"local_files_only": True} if os.path.isabs(source) else {"token": token} if token else {}
 
 
 class Sources:
@@ -124,22 +162,4 @@ def _bytes(path: Path) -> bytes | None:
 def _load(source: Path | str, token: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    options = {"local_files_only": True} if os.path.isabs(source) else {"token": token} if token else {}
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-
-
-def ends_of(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens after which an answer is over."""
-    found: set[int] = set()
-    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
-        found.update([value] if isinstance(value, int) else value or ())
-    return frozenset(found)
-
-
-def fingerprint(spec: ChatRun, model: Any) -> str:
-    """What tells one setup from another: the same seed gives the same answer only under the same one."""
-    import torch
-    import transformers
-
-    said = [spec.model, spec.adapter, spec.device, str(model.dtype), torch.__version__, transformers.__version__]
-    return "fp_" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **_options(source, token))

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,8 +23,9 @@ from opensloth.training.watchdog import start_watchdog
 
 if TYPE_CHECKING:
     from opensloth.chat.engine.decoder import Decoder
-    from opensloth.chat.engine.server import ChatServer
+    from opensloth.chat.engine.loading import Facts
     from opensloth.chat.engine.spec import ChatRun
+    from opensloth.chat.engine.vllm_speaker import VllmSpeaker
     from opensloth.training.records import Records
 
 EXIT_DONE = 0
@@ -79,85 +79,41 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
 def _serve(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
     from opensloth.chat.engine.spec import TOKEN, read_chat
     from opensloth.hub import prepare_hub
-    from opensloth.training.memory import apply_cap
 
     spec = read_chat(run_dir)
-    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    prepare_hub()
-    apply_cap(spec.memory_bytes, spec.device)
-    records.phase("loading_model", f"loading {spec.base_name}")
-    from opensloth.chat.engine.decoder import Decoder
-    from opensloth.chat.engine.loading import Sources, context_of, fingerprint, load_model
-    from opensloth.chat.engine.server import ChatServer
-
-    hub_token = secrets.get("model")
-    model = load_model(spec, hub_token)
-    sources = Sources(spec, hub_token)
-    decoder = Decoder(model, kv_tokens=spec.kv_tokens, max_rows=spec.max_rows)
-    _try(decoder, sources)
-    context = context_of(model, spec)
     secret = secrets.get(TOKEN)
     if not secret:
         raise ValueError("the engine was told no secret")
-    server = ChatServer(spec, decoder, sources, context, secret)
-    stop.leave_at_once = False
-    records.write("started", "the model answers", step=0, max_steps=None, resumed_step=0)
-    records.phase("serving", f"serving {spec.base_name}")
-    return asyncio.run(_live(spec, decoder, server, records, stop, fingerprint(spec, model), context))
+    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    prepare_hub()
+    records.phase("loading_model", f"loading {spec.base_name}")
+    return asyncio.run(_live(spec, records, stop, secret, secrets.get("model")))
 
 
-def _try(decoder: Decoder, sources: object) -> None:
-    """Say two tokens: a model whose attention cannot be batched fails here, not at somebody's request."""
-    import torch
-
-    from opensloth.chat.engine.decoder import Row
+async def _live(spec: ChatRun, records: Records, stop: Stop, secret: str, hub_token: str | None) -> int:
+    """Until it is idle for long, has to stop, or what speaks fails."""
     from opensloth.chat.engine.loading import Sources
-    from opensloth.chat.engine.sampling import Chooser, Sampling
-    from opensloth.chat.engine.text import TextStream
-
-    assert isinstance(sources, Sources)
-    stream = TextStream(sources.base, [], [])
-    row = Row([0, 0, 0], 2, Chooser(Sampling(temperature=0.0), 0), stream, lambda piece: None)
-    decoder.add([row])
-    with torch.inference_mode():
-        while decoder.load:
-            decoder.step()
-
-
-async def _live(
-    spec: ChatRun,
-    decoder: Decoder,
-    server: ChatServer,
-    records: Records,
-    stop: Stop,
-    fingerprint: str,
-    context: int,
-) -> int:
-    """Until it is idle for long, has to stop, or the decoder fails."""
+    from opensloth.chat.engine.server import ChatServer
     from opensloth.training.pulse import STEPS, Pulse
 
-    failure: list[BaseException] = []
-
-    def decode() -> None:
-        try:
-            decoder.run()
-        except BaseException as error:
-            failure.append(error)
-            decoder.fail("engine_lost", "the engine failed")
-
-    thread = threading.Thread(target=decode, name="decoder", daemon=True)
-    thread.start()
+    decoder, facts = _speaker(spec, records, hub_token)
+    await decoder.begin()
+    server = ChatServer(spec, decoder, Sources(spec, hub_token), facts, secret)
+    stop.leave_at_once = False
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: setattr(stop, "requested", True))
     sockets = await server.listen()
     port = sockets.sockets[0].getsockname()[1]
-    records.write("listening", f"listening on port {port}", port=port, fingerprint=fingerprint, context=context)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: setattr(stop, "requested", True))
+    records.write("started", "the model answers", step=0, max_steps=None, resumed_step=0)
+    records.phase("serving", f"serving {spec.base_name}")
+    told = {"port": port, "fingerprint": facts.fingerprint, "context": facts.context}
+    records.write("listening", f"listening on port {port}", **told)
     pulse, seen, idle_since = Pulse(Path(spec.run_dir)), -1, time.monotonic()
     while True:
         await asyncio.sleep(_LOOK_S)
-        if failure:
+        if decoder.failure is not None:
             await asyncio.sleep(_LOOK_S)  # clients are told
-            raise failure[0]
+            raise decoder.failure
         if server.busy:
             idle_since = time.monotonic()
         if decoder.steps != seen or not decoder.load:
@@ -168,15 +124,36 @@ async def _live(
             await server.drain(spec.grace_s)
             records.write("stopped", f"stopped after {server.requests} requests", step=0, complete=True)
             return EXIT_STOPPED
-        if time.monotonic() - idle_since > spec.idle_s:
-            server.stopping = True
-            if server.busy:
-                server.stopping = False
-                continue
-            decoder.stop()
+        if time.monotonic() - idle_since > spec.idle_s and not server.busy:
             text = f"nobody asked it anything for {spec.idle_s:.0f} s; it answered {server.requests} requests"
             records.write("result", text, artifacts=[], is_model=False, metrics={})
             return EXIT_DONE
+
+
+def _speaker(spec: ChatRun, records: Records, hub_token: str | None) -> tuple[Decoder | VllmSpeaker, Facts]:
+    """vLLM where it is installed, runs, and can switch to the model's adapters; else our own decoder."""
+    from opensloth.chat.engine import vllm_speaker
+    from opensloth.chat.engine.loading import read_facts
+
+    if vllm_speaker.is_usable(spec):
+        try:
+            facts = read_facts(spec, hub_token, f"vllm {vllm_speaker.version()}")
+            return vllm_speaker.VllmSpeaker(spec, facts), facts
+        except Exception as error:
+            logging.getLogger(__name__).exception("vLLM does not run this model")
+            text = f"vLLM does not run this model ({type(error).__name__}); transformers does"
+            records.log(text, level="warning")
+    import torch
+    import transformers
+
+    from opensloth.chat.engine.decoder import Decoder
+    from opensloth.chat.engine.loading import load_model
+    from opensloth.training.memory import apply_cap
+
+    apply_cap(spec.memory_bytes, spec.device)
+    engine = f"transformers {transformers.__version__} torch {torch.__version__}"
+    model = load_model(spec, hub_token)
+    return Decoder(model, kv_tokens=spec.kv_tokens, max_rows=spec.max_rows), read_facts(spec, hub_token, engine)
 
 
 if __name__ == "__main__":

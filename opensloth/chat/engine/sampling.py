@@ -41,6 +41,7 @@ class Chooser:
         self.sampling = sampling
         self.said: Counter[int] = Counter()
         # Of several answers to one request each has its own numbers, the same ones for the same seed.
+        self.seed = None if sampling.seed is None else sampling.seed + index
         self._random = random.Random(None if sampling.seed is None else f"{sampling.seed}/{index}")
 
     def uniform(self) -> float:

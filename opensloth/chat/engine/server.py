@@ -8,12 +8,12 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from opensloth.chat.engine.decoder import AdapterRef, Decoder, Piece, Row
-from opensloth.chat.engine.loading import Sources, ends_of
+from opensloth.chat.engine.decoder import AdapterRef, Piece, Row
+from opensloth.chat.engine.loading import Facts, Sources
 from opensloth.chat.engine.sampling import Chooser, Sampling
 from opensloth.chat.engine.spec import ChatRun
 from opensloth.chat.engine.text import TextStream
@@ -26,14 +26,35 @@ _HELLO_S = 10.0
 """How long a connection may take to say who it is and what it wants."""
 
 
-class ChatServer:
-    """Serves a decoder; everything but its steps runs in the event loop of one thread."""
+class Speaks(Protocol):
+    """What makes tokens of rows: our decoder, or vLLM."""
 
-    def __init__(self, spec: ChatRun, decoder: Decoder, sources: Sources, context: int, secret: str) -> None:
+    @property
+    def load(self) -> int:
+        """Rows that are worked on or wait."""
+
+    def knows(self, key: str) -> bool:
+        """Whether the adapter needs no reading ahead."""
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take new rows; each is told its pieces."""
+
+    def cancel(self, rows: Sequence[Row]) -> None:
+        """Nobody wants these any more."""
+
+    def fail(self, code: str, message: str) -> None:
+        """Tell every row that there will be no more."""
+
+
+class ChatServer:
+    """Serves what speaks; everything but its steps runs in the event loop of one thread."""
+
+    def __init__(self, spec: ChatRun, decoder: Speaks, sources: Sources, facts: Facts, secret: str) -> None:
         self._spec = spec
         self._decoder = decoder
         self._sources = sources
-        self._context = context
+        self._facts = facts
+        self._context = facts.context
         self._secret = secret.encode()
         self._reading = ThreadPoolExecutor(2, thread_name_prefix="prompts")
         self._requests: set[asyncio.Task[None]] = set()
@@ -130,14 +151,14 @@ class ChatServer:
                 text = "the adapter's files are not there any more"
                 raise Refused(text, "model", "model_not_found") from None
             adapter = AdapterRef(ask.adapter, folder)
-            if not self._decoder.adapters.knows(ask.adapter):
+            if not self._decoder.knows(ask.adapter):
                 try:
                     adapter.read()
                 except (OSError, ValueError) as error:
                     raise Refused(f"the adapter cannot be used: {error}", "model", "model_error") from error
         tokenizer = self._sources.tokenizer(folder)
         prompts = encode(ask, tokenizer)
-        ends = ends_of(self._decoder.model, tokenizer)
+        ends = self._facts.ends_of(tokenizer)
         sampling = Sampling(**ask.sampling.model_dump())
         self._check_bias(sampling)
         rows = []
@@ -160,7 +181,7 @@ class ChatServer:
         return rows, tokenizer
 
     def _check_bias(self, sampling: Sampling) -> None:
-        size = self._decoder.model.config.get_text_config().vocab_size
+        size = self._facts.vocabulary
         if any(not 0 <= token < size for token in sampling.logit_bias):
             raise Refused(f"logit_bias names a token that the model does not have; there are {size}", "logit_bias")
         if sampling.logprobs is not None and sampling.logprobs > size:

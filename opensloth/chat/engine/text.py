@@ -63,6 +63,16 @@ class TextStream:
         return text
 
 
+class Silent(TextStream):
+    """No text: for a row that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__(None, [], [])
+
+    def _decode(self, tokens: list[int]) -> str:
+        return ""
+
+
 def _overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` with which `stop` begins."""
     most = min(len(text), len(stop) - 1)
