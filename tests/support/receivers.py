@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path[1:].partition("?")[0]
         if name == "slow":
             self.server.released.wait(30)
+            self.answer(self.server.status)
         elif name == "drip":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nx: ")
             while not self.server.released.wait(0.05):

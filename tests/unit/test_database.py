@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from migrations.__main__ import config, upgrade
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.database import Base, Database, after_commit, db_now
-from opensloth.errors import InvalidInput, Unavailable
+from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
 from opensloth.services import Services
 from tests.support.jobs import submit
 
@@ -119,3 +120,9 @@ def test_two_migrate_a_new_database_at_once(tmp_path: Path) -> None:
 def test_a_url_of_no_known_database_is_refused_by_name(url: str) -> None:
     with pytest.raises(InvalidInput, match="OPENSLOTH_DATABASE_URL must be"):
         Database(url)
+
+
+def test_an_error_of_the_database_does_not_say_what_was_written(services: Services) -> None:
+    with pytest.raises((SQLAlchemyError, OpenSlothError)) as failed, services.database.write() as session:
+        session.execute(text("INSERT INTO no_such_table (value) VALUES (:value)"), {"value": "whsec_inthelog"})
+    assert "whsec_inthelog" not in f"{failed.value} {failed.value.__cause__}"
