@@ -21,7 +21,9 @@ EVENT_TYPES = (*OPENAI.values(), *dict.fromkeys(OWN.values()))
 
 
 def types_of(kind: str, state: str) -> list[str]:
-    """The events that a job of this kind makes when it comes to `state`."""
+    """The events that a job of this kind makes when it comes to `state`; a chat engine comes and goes untold."""
+    if kind == "chat":
+        return []
     openai = OPENAI.get(state) if kind == "training" else None
     return [name for name in (openai, OWN.get(state)) if name is not None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database, now_of
-from opensloth.errors import FieldError, InvalidInput, NotFound, QuotaExceeded
-from opensloth.webhooks.addresses import AddressPolicy, Target
+from opensloth.errors import FieldError, InvalidInput, NotFound, QuotaExceeded, Unavailable
+from opensloth.webhooks.addresses import AddressPolicy
 from opensloth.webhooks.delivery import NEWEST_S, holder
 from opensloth.webhooks.events import EVENT_TYPES, sample
 from opensloth.webhooks.rows import WebhookDeliveryRow, WebhookRow
@@ -24,6 +25,8 @@ from opensloth.webhooks.signing import headers_of, hint_of, new_secret
 MOST = 50
 """Webhooks of one team; each event is sent to all that want it."""
 OVERLAP_S = 86_400.0
+MOST_TESTS = 4
+"""Samples under way at once in one process: a receiver that hangs must not hold all the threads of the API."""
 _HINT = "`GET /v1/webhooks` lists them"
 
 
@@ -34,6 +37,7 @@ class WebhookService:
         self._db = database
         self._keeper = keeper
         self._policy = policy
+        self._tests = threading.BoundedSemaphore(MOST_TESTS)
 
     def create(self, caller: Caller, *, name: str, url: str, event_types: Sequence[str]) -> tuple[WebhookRow, str]:
         """A new webhook and its secret, which nothing shows again. Raises InvalidInput, QuotaExceeded."""
@@ -128,10 +132,15 @@ class WebhookService:
             row = _changeable(session, webhook_id, caller)
             now = now_of(session)
             record(session, caller, "webhook.test", webhook_id, event_type=event_type)
-        target: Target = self._policy.look_up(row.url)
-        body = sample(event_type, now)
-        keys = [self._keeper.unseal(holder(row.id), "secret", row.secret)]
-        answer = post(target, body, headers_of(f"wh_{secrets.token_hex(16)}", int(now), body, keys))
+        if not self._tests.acquire(blocking=False):
+            raise Unavailable("too many webhooks are being tested at the moment", hint="try again in a few seconds")
+        try:
+            target = self._policy.look_up(row.url)
+            body = sample(event_type, now)
+            keys = [self._keeper.unseal(holder(row.id), "secret", row.secret)]
+            answer = post(target, body, headers_of(f"wh_{secrets.token_hex(16)}", int(now), body, keys))
+        finally:
+            self._tests.release()
         if answer.status is None:
             message = f"{target.host}: {answer.error}"
             raise InvalidInput(

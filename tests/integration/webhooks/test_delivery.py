@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select, update
 
 from opensloth.accounts.callers import HOST, Caller
+from opensloth.errors import Unavailable
 from opensloth.jobs.states import State
 from opensloth.jobs.transitions import transition
 from opensloth.services import Services
@@ -350,6 +351,21 @@ def test_a_receiver_that_hangs_keeps_no_other_waiting(services: Services, receiv
         receiver.released.set()
         sender.join(20)
     assert {row.status for row in all_deliveries(services, hangs)} <= {"pending", "delivered"}
+
+
+@ON_SQLITE
+def test_receivers_that_hang_do_not_take_all_the_threads_of_the_api(services: Services, receiver: Receiver) -> None:
+    webhook_id = add_webhook(services, receiver.url("slow"))
+    tests = [threading.Thread(target=services.webhooks.test, args=(webhook_id, ADMIN, CANCELLED)) for _ in range(4)]
+    for test in tests:
+        test.start()
+    wait_for(lambda: len(receiver.requests) == 4)
+    with pytest.raises(Unavailable):
+        services.webhooks.test(webhook_id, ADMIN, CANCELLED)
+    receiver.released.set()
+    for test in tests:
+        test.join(20)
+    assert services.webhooks.test(webhook_id, ADMIN, CANCELLED).status == 200
 
 
 @ON_SQLITE
