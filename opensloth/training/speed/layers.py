@@ -74,11 +74,11 @@ class _GatedProduct(torch.autograd.Function):
         ctx.save_for_backward(gate, up)
         if gate.is_cuda:
             kernels = _kernels()
-            return kernels.forward(gate, up)  # type: ignore[no-any-return]
+            return kernels.forward(gate, up)
         return functional.silu(gate).mul_(up)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         gate, up = ctx.saved_tensors
         if gate.is_cuda:

@@ -70,7 +70,7 @@ class _LoraProduct(torch.autograd.Function):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         rows, middle, a, b = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):

@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 """Tokens that have logits at a time on a GPU."""
 CHUNK_TOKENS_CPU = 256
 IGNORE = -100
@@ -104,7 +104,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss.clone(), correct.clone(), entropy.clone()
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> Any:
         to_rows, to_weight = ctx.saved_tensors
         return (

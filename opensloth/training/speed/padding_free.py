@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MethodType
 from typing import Any
 
@@ -101,9 +102,9 @@ def _forward(
     """The model's own forward, over the tokens alone where it is a whole batch without a cache."""
     global _flat
     layout = None
-    if input_ids is not None and past_key_values is None and not use_cache and (use_cache is False or self.training):
-        if not any(kwargs.get(name) or getattr(self.config, name, False) for name in _UNCHANGED):
-            layout = _layout(input_ids, attention_mask, position_ids)
+    whole = past_key_values is None and not use_cache and (use_cache is False or self.training)
+    if input_ids is not None and whole and not _is_asked_for_more(self.config, kwargs):
+        layout = _layout(input_ids, attention_mask, position_ids)
     own = type(self).forward
     if layout is None or input_ids is None:
         return own(
@@ -135,14 +136,13 @@ def _forward(
         _flat = False
     hidden = outputs.last_hidden_state[0]
     if layout.kept is not None:
-        hidden = hidden.new_zeros(flat_size(layout.shape), hidden.shape[-1]).index_copy(0, layout.kept, hidden)
+        hidden = hidden.new_zeros(input_ids.numel(), hidden.shape[-1]).index_copy(0, layout.kept, hidden)
     outputs.last_hidden_state = hidden.view(*layout.shape, -1)
     return outputs
 
 
-def flat_size(shape: tuple[int, int]) -> int:
-    """Places in a batch."""
-    return shape[0] * shape[1]
+def _is_asked_for_more(config: Any, options: dict[str, Any]) -> bool:
+    return any(options.get(name) or getattr(config, name, False) for name in _UNCHANGED)
 
 
 def _layout(ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> _Layout | None:
@@ -213,7 +213,7 @@ def attend(
             scale=scaling,
             enable_gqa=grouped,
         )
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
         if end > start
     ]
     return torch.cat(parts, 2).transpose(1, 2), None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
 
 _BLOCK = 1024
 
 
-@triton.jit
-def _forward_kernel(gate, up, out, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit  # type: ignore[untyped-decorator]
+def _forward_kernel(gate, up, out, size, block: tl.constexpr) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < size
     g = tl.load(gate + at, mask=inside).to(tl.float32)
@@ -18,8 +18,8 @@ def _forward_kernel(gate, up, out, size, block: tl.constexpr):  # type: ignore[n
     tl.store(out + at, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _backward_kernel(gradient, gate, up, to_gate, to_up, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit  # type: ignore[untyped-decorator]
+def _backward_kernel(gradient, gate, up, to_gate, to_up, size, block: tl.constexpr) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = at < size
     d = tl.load(gradient + at, mask=inside).to(tl.float32)
