@@ -62,6 +62,18 @@ def test_a_model_that_ignores_positions_is_found_out(model_path: Path) -> None:
     assert not keeps_samples_apart(model)
 
 
+def test_a_model_that_mixes_samples_only_in_training_is_found_out(model_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_path)
+    forward = model.forward
+
+    def unaware(input_ids, position_ids, use_cache):
+        return forward(input_ids=input_ids, position_ids=None if model.training else position_ids, use_cache=use_cache)
+
+    model.forward = unaware
+    assert not keeps_samples_apart(model)
+    assert not model.training
+
+
 def test_positions_start_anew_at_each_sample_and_padding_is_one_of_its_own() -> None:
     rows = [
         {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, 3, -100, 5], "seq_lengths": [3, 2]},
