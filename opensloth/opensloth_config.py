@@ -46,7 +46,8 @@ class FastModelArgs(BaseModel):
     full_finetuning: bool = False
     """Train all weights instead of a LoRA adapter."""
     use_gradient_checkpointing: bool | Literal["unsloth"] = "unsloth"
-    """Compute activations twice instead of keeping them: true, false, or "unsloth" for Unsloth's own way."""
+    """Compute activations twice instead of keeping them: true, false, or "unsloth" for Unsloth's own way; when not set,
+    a job keeps them where there is clearly memory for it."""
 
 
 class LoraArgs(BaseModel):
@@ -85,7 +86,7 @@ class OpenSlothConfig(BaseModel):
     training_type: str = "sft"
     """The method: "sft", "dpo", "kto", "orpo", "grpo", or one that was registered in `opensloth.methods`."""
     engine: Literal["auto", "unsloth", "transformers"] = "auto"
-    """What trains: auto takes Unsloth where CUDA and Unsloth are there, else transformers."""
+    """What trains: auto takes transformers, which was measured to be faster; Unsloth needs the least memory."""
     fast_model_args: FastModelArgs
     """The base model."""
     lora_args: LoraArgs | None = None

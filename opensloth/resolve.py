@@ -52,6 +52,10 @@ BITSANDBYTES_OPTIMIZERS: dict[str, str | None] = {
 }
 
 
+_KEEPS = "opensloth_config.fast_model_args.use_gradient_checkpointing"
+_SAVES_MEMORY = "saves memory, where it is not known that there is enough"
+
+
 @dataclass(frozen=True)
 class DeviceFacts:
     """What a host's devices can do; `count` is the number of devices of one job."""
@@ -130,11 +134,8 @@ def _choose_engine(draft: Draft, device: DeviceFacts) -> Engine:
             message = 'Unsloth is not installed where this would run; use "auto" or "transformers"'
             raise invalid(path, message, "engine_unavailable")
         return "unsloth"
-    if device.kind == "cuda" and device.has_unsloth:
-        draft.put(path, "unsloth", "auto: CUDA and Unsloth are there")
-        return "unsloth"
-    missing = "Unsloth is not installed" if device.kind == "cuda" else "there is no CUDA device"
-    draft.put(path, "transformers", f"auto: {missing}")
+    cuda = "auto: the faster one on CUDA in every case that was measured (docs/performance.md)"
+    draft.put(path, "transformers", cuda if device.kind == "cuda" else "auto: there is no CUDA device")
     return "transformers"
 
 
@@ -208,7 +209,10 @@ def _fit_precision(draft: Draft, device: DeviceFacts) -> None:
 
 
 def _fit_optimizer(draft: Draft, device: DeviceFacts) -> None:
-    path, optim = "training_args.optim", str(draft.training_args.optim)
+    path = "training_args.optim"
+    if device.kind == "cuda" and not draft.is_set(path) and not draft.config.fast_model_args.full_finetuning:
+        draft.put(path, "adamw_torch_fused", "an adapter's states are small in 32 bits, and one kernel steps them all")
+    optim = str(draft.training_args.optim)
     if optim not in BITSANDBYTES_OPTIMIZERS or (device.kind == "cuda" and device.has_bitsandbytes):
         return
     fallback = BITSANDBYTES_OPTIMIZERS[optim]
@@ -219,10 +223,7 @@ def _fit_optimizer(draft: Draft, device: DeviceFacts) -> None:
 
 
 def _fit_checkpointing(draft: Draft, device: DeviceFacts, engine: Engine) -> None:
-    path, follows = (
-        "opensloth_config.fast_model_args.use_gradient_checkpointing",
-        "training_args.gradient_checkpointing",
-    )
+    path, follows = _KEEPS, "training_args.gradient_checkpointing"
     if not draft.is_set(path) and draft.is_set(follows):
         wanted = draft.training_args.gradient_checkpointing
         on: bool | str = "unsloth" if wanted and engine == "unsloth" else bool(wanted)
@@ -230,10 +231,23 @@ def _fit_checkpointing(draft: Draft, device: DeviceFacts, engine: Engine) -> Non
     elif not draft.is_set(path) and device.kind == "cpu":
         draft.put(path, False, "on a CPU memory is not what is short")
     elif not draft.is_set(path):
-        draft.put(path, "unsloth" if engine == "unsloth" else True, f"what {engine} can do to save memory")
+        draft.put(path, "unsloth" if engine == "unsloth" else True, _SAVES_MEMORY)
     elif draft.get(path) == "unsloth" and engine != "unsloth":
         draft.put(path, True, "the Unsloth way needs the Unsloth engine; transformers checkpoints its own way")
     draft.put(follows, bool(draft.get(path)), "follows use_gradient_checkpointing")
+
+
+def without_checkpointing(resolved: Resolved, reason: str) -> Resolved | None:
+    """The same training with its activations kept; None where the user or the engine decided otherwise."""
+    decided = (_KEEPS, "training_args.gradient_checkpointing")
+    free = resolved.engine == "transformers" and resolved.why.get(_KEEPS) == _SAVES_MEMORY
+    if not free or not resolved.training_args.gradient_checkpointing:
+        return None
+    config, args = resolved.opensloth_config.model_copy(deep=True), resolved.training_args.model_copy(deep=True)
+    config.fast_model_args.use_gradient_checkpointing = args.gradient_checkpointing = False
+    return replace(
+        resolved, opensloth_config=config, training_args=args, why={**resolved.why, **dict.fromkeys(decided, reason)}
+    )
 
 
 def _fit_schedule(draft: Draft, has_eval: bool) -> None:

@@ -16,8 +16,9 @@ Checkpointing = Literal["none", "layers", "offload"]
 
 _LOGITS = 14
 """Bytes for each logit of a loss that sees all of them: 16 and 32 bits, and the gradient of both."""
-_CHUNK_TOKENS, _CHUNK_LOGITS = 256, 20
-"""Tokens of TRL's chunked SFT loss that have logits at a time, and bytes for each of these."""
+_CHUNK_TOKENS, _CHUNK_LOGITS = 512, 20
+"""Tokens of the SFT loss that have logits at a time on a GPU, and bytes for each of these."""
+_CHUNK_TOKENS_CPU = 256
 _SAMPLING = 18
 """Bytes for each logit while answers are sampled: copies in 32 bits and what top-k and top-p sort."""
 _KV_GROWTH = 1.25
@@ -26,6 +27,8 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes a weight in 4 bits: with double quantization a byte for 64 weights, and 4 for 256 of these."""
 _HEAP_HOLES = 16
 """On a CPU: bytes for each token and unit of each MLP that the heap keeps of what backward has freed."""
+_HOLES = 1.4
+"""Batches without padding differ in size, and what comes and goes layer by layer leaves holes between them."""
 _FLAT_BUFFER = 64 * MIB
 """Most gradient elements that are averaged over the ranks at once."""
 
@@ -118,6 +121,8 @@ class _Factors(NamedTuple):
 # By whether all runs in 32 bits, whether the stream between layers does: kept by each layer, and once, in backward.
 _KEPT_16, _ONCE_16, _EDGE_16 = _Factors(18, 10, 8), _Factors(30, 10, 14), 2
 _KEPT_MIXED, _ONCE_MIXED, _EDGE_MIXED = _Factors(24, 11, 8), _Factors(40, 11, 14), 4
+_KEPT_LEAN, _ONCE_LEAN = _Factors(9, 4, 6), _Factors(20, 8, 12)
+"""With the adapter's, the norms' and the gates' own steps of autograd (`opensloth/training/speed`), in 16 bits."""
 _KEPT_32, _ONCE_32, _EDGE_32 = _Factors(21, 16, 14), _Factors(24, 16, 24), 4
 
 
@@ -164,9 +169,8 @@ def _weights(shape: ModelShape, training: Training) -> int:
         return 2 * shape.parameters
     if training.bits == 32:
         return 4 * shape.parameters
-    # PEFT puts what stays unquantized into 32 bits.
     linear = _NF4 if training.bits == 4 else 1 + 4 / max(1, shape.hidden)
-    return int(linear * shape.linear_parameters) + (2 if training.unsloth else 4) * others
+    return int(linear * shape.linear_parameters) + 2 * others
 
 
 def _reference(shape: ModelShape, training: Training, adapter: int) -> int:
@@ -181,12 +185,13 @@ def _averaging(trained: int, devices: int) -> int:
 
 def _activations(shape: ModelShape, training: Training) -> int:
     count = training.passes * training.tokens
-    stream_32 = training.full or training.bits in (4, 8)
     kept, once, edge = _KEPT_16, _ONCE_16, _EDGE_16
     if not training.cuda:
         kept, once, edge = _KEPT_32, _ONCE_32, _EDGE_32
-    elif stream_32 and not training.unsloth:
+    elif training.full and not training.unsloth:
         kept, once, edge = _KEPT_MIXED, _ONCE_MIXED, _EDGE_MIXED
+    elif _lean(training):
+        kept, once = _KEPT_LEAN, _ONCE_LEAN
     size = once.of(shape)
     dropped = 9 * (5 * shape.hidden + shape.query + shape.intermediate) if training.lora_dropout else 0
     scores = _scores(shape, training)
@@ -197,11 +202,18 @@ def _activations(shape: ModelShape, training: Training) -> int:
         size += dropped
         # Unsloth keeps the layers' inputs in the host's memory; two are on the device at a time.
         size += shape.hidden * edge * (2 if training.checkpointing == "offload" else shape.layers)
+        if _lean(training):
+            size *= _HOLES
     if not training.cuda:
         size += shape.layers * shape.intermediate * _HEAP_HOLES
     casts = 2 * shape.linear_parameters if training.full and training.cuda and not training.unsloth else 0
     dequantized = 2 * shape.largest_linear if training.bits in (4, 8) else 0
     return int(count * size + scores + casts + dequantized)
+
+
+def _lean(training: Training) -> bool:
+    """Whether the layers are those of `opensloth/training/speed`: an adapter without dropout on 16 or 4 bits."""
+    return training.cuda and not (training.unsloth or training.full or training.lora_dropout or training.bits == 8)
 
 
 def _scores(shape: ModelShape, training: Training) -> float:
@@ -214,7 +226,8 @@ def _logits(shape: ModelShape, training: Training) -> int:
     if training.method == "sft":
         count = training.passes * training.tokens
         head = 6 * shape.vocab * shape.hidden if training.full else 0
-        chunk = min(count, _CHUNK_TOKENS) * shape.vocab * _CHUNK_LOGITS
+        most = _CHUNK_TOKENS if training.cuda and not training.unsloth else _CHUNK_TOKENS_CPU
+        chunk = min(count, most) * shape.vocab * _CHUNK_LOGITS
         return chunk + head + 8 * count * shape.hidden
     answer = training.tokens - (training.prompt_tokens if training.method == "grpo" else 0)
     return training.passes * max(1, answer) * shape.vocab * _LOGITS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,7 +14,6 @@ from opensloth.devices.estimate import GIB, MIB, Estimate
 from opensloth.devices.model_shape import ModelShape
 from opensloth.devices.rows import DeviceRow
 from opensloth.devices.shapes import Known, known, shape_key, similar
-from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.inputs import Foreseen
 from opensloth.jobs.model_shapes import ModelShapes
 from opensloth.jobs.requirements import KNOWN_METHODS, Requirement, estimates, key_of, requirement, steps_of
@@ -23,7 +22,7 @@ from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.unplaceable import beyond_box, unplaceable
 from opensloth.models.registry import ModelChoice
-from opensloth.resolve import Resolved
+from opensloth.resolve import Resolved, without_checkpointing
 from opensloth.scheduling.types import Rules
 from opensloth.storage import Storage
 
@@ -31,6 +30,8 @@ ESTIMATE_MARGIN, ESTIMATE_SPARE = 1.15, 512 * MIB
 """What an estimated share is given beyond the estimate: for what is not foreseen, and for the allocator's holes."""
 MEASURED_MARGIN, MEASURED_SPARE = 1.1, 256 * MIB
 """The same beyond a measured peak, which other data of the same lengths may exceed a little."""
+_KEPT_SHARE = 0.75
+"""Of a device: activations are kept by a job that stays below."""
 GIVEN = 1 - Rules().memory_margin
 """The part of a device that jobs are given."""
 EXPORT_STEPS = 100
@@ -83,8 +84,22 @@ class Assessor:
         self.models = ModelShapes(storage)
         self._lengths = RowLengthReader(storage)
 
-    def assess(self, session: Session, spec: JobSpec, foreseen: Foreseen) -> Assessment:
-        """The needs of a job on each of its devices."""
+    def assess(self, session: Session, spec: JobSpec, foreseen: Foreseen, *, waits: bool = False) -> Assessment:
+        """The needs of a job on each of its devices; activations are kept where there is clearly room for them.
+
+        A job that `waits` for its parents is resolved when they have ended.
+        """
+        found = self._assess(session, spec, foreseen)
+        if waits:
+            return found
+        room = spec.resources.memory or int(_KEPT_SHARE * (largest(session, max(1, spec.resources.gpus)) or 0))
+        faster = without_checkpointing(foreseen.resolved, "there is memory for all activations, and it is faster")
+        if faster is None or found.model is None or found.note is not None:
+            return found
+        keeping = self._assess(session, spec, replace(foreseen, resolved=faster))
+        return keeping if keeping.share is not None and keeping.share <= room else found
+
+    def _assess(self, session: Session, spec: JobSpec, foreseen: Foreseen) -> Assessment:
         resolved, choice = foreseen.resolved, foreseen.choice
         devices = max(1, spec.resources.gpus)
         dataset = session.get(FileRow, spec.dataset)
@@ -124,7 +139,9 @@ class Assessor:
             require_given(asked, room)
         if foreseen is None:
             return
-        found = self.assess(session, spec, foreseen)
+        found = self.assess(session, spec, foreseen, waits=row.resolved is None)
+        if row.resolved is not None:
+            row.resolved = found.resolved.to_json()
         row.shape, row.expected_s = found.shape, found.expected_s(spec.time_limit)
         if asked is not None:
             return
@@ -132,8 +149,17 @@ class Assessor:
             require_room(found, room)
         row.memory_bytes = within(found.share, room)
 
-    def fill_export(self, session: Session, row: JobRow, spec: ExportSpec, choice: ModelChoice | None) -> None:
-        """The same for an export of a result that is there; one of a result to come takes a whole device."""
+    def fill_export(
+        self,
+        session: Session,
+        row: JobRow,
+        *,
+        form: str,
+        precision: str,
+        choice: ModelChoice | None,
+        time_limit: int | None,
+    ) -> None:
+        """The same for an export or an evaluation of a result that is there; of one to come it takes a whole device."""
         kinds = set(session.scalars(select(DeviceRow.kind).distinct()))
         if choice is None or len(kinds) != 1:
             return
@@ -142,9 +168,9 @@ class Assessor:
         row.shape = shape_key(
             device=kind,
             engine="export",
-            method=spec.format,
+            method=form,
             model=f"{choice.base_id}@{model.parameters if model else '?'}",
-            precision=spec.quantization or "16bit",
+            precision=precision,
             adapter="adapter" if choice.adapter_lora else "full",
             memory="",
             tokens=1,
@@ -156,7 +182,7 @@ class Assessor:
         times = known(session, row.shape)
         if times is not None and times.step_s is not None:
             seconds = (times.start_s or 0.0) + EXPORT_STEPS * times.step_s
-            row.expected_s = seconds if spec.time_limit is None else min(seconds, spec.time_limit)
+            row.expected_s = seconds if time_limit is None else min(seconds, time_limit)
         if kind != "cuda" or model is None:
             return
         # One model at a time, in 16 bits or, where it was trained in full, in 32; a few short prompts.

@@ -130,7 +130,9 @@ class EstimateService:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
         with self._db.read() as session:
             inputs = resolve_inputs(session, spec, caller, self._files, None, self._models, self._rewards)
-            found = self._assessor.assess(session, spec, inputs.foreseen) if inputs.foreseen is not None else None
+            found = None
+            if inputs.foreseen is not None:
+                found = self._assessor.assess(session, spec, inputs.foreseen, waits=inputs.resolved is None)
             room = largest(session, max(1, spec.resources.gpus))
         view = _view(spec, found, room)
         asked = QueuedJob(

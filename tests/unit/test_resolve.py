@@ -8,7 +8,7 @@ import pytest
 from opensloth.errors import InvalidInput
 from opensloth.methods import METHODS, Method, register_method
 from opensloth.opensloth_config import DPOArgs, FastModelArgs, LoraArgs, OpenSlothConfig, TrainingArguments
-from opensloth.resolve import DeviceFacts, resolve
+from opensloth.resolve import DeviceFacts, resolve, without_checkpointing
 
 CPU = DeviceFacts("cpu", bf16=False, has_unsloth=False, has_bitsandbytes=False)
 UNSLOTH_GPU = DeviceFacts("cuda", bf16=True, has_unsloth=True, has_bitsandbytes=True)
@@ -85,18 +85,45 @@ def test_a_cpu_gets_what_a_cpu_can_do():
         assert resolved.why[path]
 
 
-def test_a_gpu_with_unsloth_gets_what_earlier_releases_gave():
+def test_a_gpu_gets_what_was_measured_to_be_fastest():
     resolved = resolve(config(), TrainingArguments(), UNSLOTH_GPU)
     model = resolved.opensloth_config.fast_model_args
-    assert (resolved.engine, model.load_in_4bit, model.use_gradient_checkpointing) == ("unsloth", True, "unsloth")
-    assert (resolved.training_args.optim, resolved.training_args.bf16) == ("adamw_8bit", True)
+    assert (resolved.engine, model.load_in_4bit, model.use_gradient_checkpointing) == ("transformers", True, True)
+    assert (resolved.training_args.optim, resolved.training_args.bf16) == ("adamw_torch_fused", True)
+
+
+def test_unsloth_is_taken_where_it_is_asked_for_with_its_own_checkpointing():
+    resolved = resolve(config(engine="unsloth"), TrainingArguments(optim="adamw_8bit"), UNSLOTH_GPU)
+    model = resolved.opensloth_config.fast_model_args
+    assert (resolved.engine, model.use_gradient_checkpointing) == ("unsloth", "unsloth")
+    assert resolved.training_args.optim == "adamw_8bit"
+    assert without_checkpointing(resolved, "there is memory") is None
+
+
+def test_activations_are_kept_only_where_nobody_decided_otherwise():
+    free = resolve(config(), TrainingArguments(), UNSLOTH_GPU)
+    kept = without_checkpointing(free, "there is memory")
+    assert kept is not None
+    assert kept.opensloth_config.fast_model_args.use_gradient_checkpointing is False
+    assert kept.training_args.gradient_checkpointing is False
+    assert kept.why["training_args.gradient_checkpointing"] == "there is memory"
+    assert free.training_args.gradient_checkpointing is True
+    again = resolve(kept.opensloth_config, kept.training_args, UNSLOTH_GPU)
+    assert again.training_args.gradient_checkpointing is False
+    asked = resolve(config(fast_model_args={"use_gradient_checkpointing": True}), TrainingArguments(), UNSLOTH_GPU)
+    assert without_checkpointing(asked, "there is memory") is None
 
 
 def test_a_gpu_without_extras_trains_in_16_bits_with_transformers():
     resolved = resolve(config(), TrainingArguments(), PLAIN_GPU)
     model = resolved.opensloth_config.fast_model_args
     assert (resolved.engine, model.load_in_4bit, model.use_gradient_checkpointing) == ("transformers", False, True)
-    assert resolved.training_args.optim == "adamw_torch"
+    assert resolved.training_args.optim == "adamw_torch_fused"
+
+
+def test_full_fine_tuning_keeps_the_optimizer_with_small_states():
+    resolved = resolve(config(fast_model_args={"full_finetuning": True}), TrainingArguments(), UNSLOTH_GPU)
+    assert resolved.training_args.optim == "adamw_8bit"
 
 
 @pytest.mark.parametrize("asked", [None, True])

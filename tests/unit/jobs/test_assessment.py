@@ -65,6 +65,21 @@ def estimated(services: Services, spec: dict[str, Any]) -> EstimateView:
     return services.estimates.estimate(spec, ADMIN)
 
 
+@pytest.mark.parametrize(("room", "asked", "kept"), [(80, None, True), (16, None, False), (80, "8GiB", False)])
+def test_activations_are_kept_where_there_is_clearly_room_for_them(
+    room: int, asked: str | None, kept: bool, services: Services
+) -> None:
+    add_host(services, room)
+    add_shape(services)
+    spec = spec_of(services, **({"resources": {"memory": asked}} if asked else {}))
+    row, view = submitted(services, spec), estimated(services, spec)
+    assert row.resolved is not None
+    assert row.resolved["training_args"]["gradient_checkpointing"] is not kept
+    assert view.assumed is not None
+    assert view.assumed.checkpointing == ("none" if kept else "layers")
+    assert row.memory_bytes == view.memory_bytes
+
+
 def test_a_job_on_a_gpu_is_given_its_estimate_with_a_margin(services: Services) -> None:
     add_host(services, 80)
     add_shape(services)
