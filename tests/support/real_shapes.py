@@ -28,6 +28,17 @@ SHAPES = {
         "head_dim": 128,
         "vocab_size": 128256,
     },
+    "qwen3-8b": {
+        "kind": "qwen3",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
     "qwen3-0.6b": {
         "kind": "qwen3",
         "hidden_size": 1024,
