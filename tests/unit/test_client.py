@@ -207,3 +207,13 @@ def test_the_base_install_is_below_25_mb():
     total += sum(path.stat().st_size for path in (ROOT / "opensloth").rglob("*.py"))
     assert {"httpx", "pydantic", "rich", "typer"} < seen
     assert total < 25_000_000
+
+
+def test_a_rate_limit_is_waited_for_and_a_quota_is_not(api, client):
+    limited = problem(429, "rate_limit_exceeded", "too many", headers={"Retry-After": "0", "X-Should-Retry": "true"})
+    api.on("POST /v1/jobs", limited, job("queued"))
+    assert client.jobs.submit({}).state == "queued"
+    used_up = problem(429, "quota_exceeded", "as many as you may", headers={"X-Should-Retry": "false"})
+    api.on("POST /v1/jobs", used_up, job("queued"))
+    with pytest.raises(Conflict):
+        client.jobs.submit({})

@@ -104,3 +104,14 @@ def test_up_does_not_open_a_server_without_keys_to_others(run, monkeypatch, tmp_
     assert done.code == 1
     assert "without authentication" in done.err
     assert not (tmp_path / "home").exists()
+
+
+def test_requests_are_limited_for_a_key_a_user_and_a_team(api, run):
+    api.on("PATCH /v1/keys/key-1", {"id": "key-1", "requests_per_minute": 60}, {"id": "key-1"})
+    api.on("PATCH /v1/users/mara", USER)
+    assert "60 requests a minute" in run("key", "set", "key-1", "--requests-per-minute", "60").err
+    assert "what its user may" in run("key", "set", "key-1", "--requests-per-minute", "none").err
+    bodies = [json.loads(request.content) for request in api.seen("PATCH /v1/keys/key-1")]
+    assert bodies == [{"requests_per_minute": 60}, {"requests_per_minute": None}]
+    run("users", "set", "mara", "--requests-per-minute", "600")
+    assert sent(api, "PATCH /v1/users/mara") == {"requests_per_minute": 600}
