@@ -153,10 +153,7 @@ def _transformers_model(source: ScriptSource, method: MethodScript) -> str:
         "    )",
     ]
     if args.load_in_4bit or args.load_in_8bit:
-        checkpointing = bool(arguments.gradient_checkpointing)
-        lines.append(
-            f"    model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing={checkpointing})"
-        )
+        lines += ["    model.requires_grad_(False)", "    model.enable_input_require_grads()"]
     if source.adapter is not None:
         lines.append("    model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)")
         lines.append('    model.peft_config["default"].base_model_name_or_path = name')

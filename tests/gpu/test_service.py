@@ -28,8 +28,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         up.wait_for("Ready at", 120)
         found = json.loads((home / "credentials.json").read_text())
         with Client(found["base_url"], found["api_key"]) as made:
-            made.models.add("llama-1b", str(make_model("llama-1b", Path("/tmp/opensloth-shapes/llama-1b"))))
-            made.models.wait_ready("llama-1b")
+            for shape in ("llama-1b", "qwen3-0.6b"):
+                made.models.add(shape, str(make_model(shape, Path("/tmp/opensloth-shapes") / shape)))
+                made.models.wait_ready(shape)
             yield made
         up.interrupt()
         up.wait_ended(90)
@@ -48,7 +49,14 @@ BRIEF = {"name": "length", "params": {"unit": "words", "max": 8, "tolerance": 30
 OWN = {"grpo": {"grpo_args": {"max_completion_length": 32, "beta": 0.04, "reward_functions": [BRIEF]}}}
 
 
-def run(client: Client, method: str, engine: str, model: str = "llama-1b", **arguments: object) -> dict[str, object]:
+def run(
+    client: Client,
+    method: str,
+    engine: str,
+    model: str = "llama-1b",
+    fast: dict[str, object] | None = None,
+    **arguments: object,
+) -> dict[str, object]:
     dataset = ROOT / "examples/datasets" / f"{DATA[method]}.jsonl"
     job = client.jobs.submit(
         {
@@ -57,7 +65,7 @@ def run(client: Client, method: str, engine: str, model: str = "llama-1b", **arg
             "opensloth_config": {
                 "training_type": method,
                 "engine": engine,
-                "fast_model_args": {"model_name": model, "max_seq_length": 512},
+                "fast_model_args": {"model_name": model, "max_seq_length": 512, **(fast or {})},
                 **OWN.get(method, {}),
             },
             "training_args": {"max_steps": 6, "logging_steps": 1, **arguments},
@@ -66,9 +74,13 @@ def run(client: Client, method: str, engine: str, model: str = "llama-1b", **arg
     for _ in client.jobs.follow(job.id):
         pass
     ended = client.jobs.get(job.id)
-    print(json.dumps({"job": ended.name, "state": ended.state, "metrics": ended.as_json().get("metrics")}), flush=True)
+    metrics = ended.as_json().get("metrics")
+    print(json.dumps({"job": ended.name, "state": ended.state, "metrics": metrics}), flush=True)
     if ended.state != "succeeded":
         raise AssertionError(f"{ended.as_json()['error']}\n{client.jobs.log(job.id)[-6000:]}")
+    assert isinstance(metrics, dict)
+    assert metrics["tokens_per_second"] > 0
+    assert metrics["memory_peak_bytes"] > 1 << 30
     return ended.as_json()
 
 
@@ -100,3 +112,24 @@ def test_the_other_methods_train_too(client: Client, method: str, engine: str) -
         assert metrics["rewards/length/mean"] == metrics["reward"]
     else:
         assert metrics["grad_norm"] > 0
+
+
+PRECISIONS = {
+    "4 bits": {"load_in_4bit": True},
+    "16 bits": {"load_in_4bit": False},
+    "full": {"full_finetuning": True},
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+def test_each_precision_trains_with_each_engine(client: Client, precision: str, engine: str) -> None:
+    run(client, "sft", engine, model="qwen3-0.6b", fast=PRECISIONS[precision], per_device_train_batch_size=2)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_8b_shape_trains_in_4_bits(client: Client, engine: str) -> None:
+    client.models.add("llama-8b", str(make_model("llama-8b", Path("/dev/shm/opensloth-shapes/llama-8b"))))
+    client.models.wait_ready("llama-8b")
+    run(client, "sft", engine, model="llama-8b", per_device_train_batch_size=2)
+    client.models.delete("llama-8b")
