@@ -28,6 +28,7 @@ from opensloth.jobs.control import ControlService
 from opensloth.jobs.data import settle_pull
 from opensloth.jobs.deletion import DeletionService
 from opensloth.jobs.estimates import EstimateService
+from opensloth.jobs.evaluations import EvaluationService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.leases import LeaseService
 from opensloth.jobs.on_devices import DeviceViews
@@ -122,7 +123,12 @@ class Services:
     @cached_property
     def retries(self) -> RetryService:
         """Tries jobs that are over again."""
-        return RetryService(self.database, self.storage, self.jobs, self.exports, self.leases)
+        return RetryService(self.database, self.storage, self.jobs, self.exports, self.evaluations, self.leases)
+
+    @cached_property
+    def evaluations(self) -> EvaluationService:
+        """Whether results are better than what they were made from."""
+        return EvaluationService(self.database, self.storage, self.jobs, self.files, self.models, self.rewards)
 
     @cached_property
     def leases(self) -> LeaseService:

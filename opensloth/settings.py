@@ -95,6 +95,8 @@ class Settings(BaseSettings):
 
     exporter_module: str = "opensloth.training.export_main"
     """What an export runs; tests of the service put a fast one here."""
+    evaluator_module: str = "opensloth.training.evaluation_main"
+    """What an evaluation runs; tests of the service put a fast one here."""
     prepared_cache_bytes: int = 20 * 2**30
     """What the prepared datasets of a host may take; those used longest ago go first."""
 

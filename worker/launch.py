@@ -67,8 +67,8 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         model=model_path(services, choice),
         base_name=choice.base_id,
         adapter=str(stored_tree(services, choice.adapter_key)) if choice.adapter_key else None,
-        dataset=_dataset(services, train, run_dir),
-        eval_dataset=_dataset(services, evaluation, run_dir) if evaluation else None,
+        dataset=dataset_ref(services, train, run_dir),
+        eval_dataset=dataset_ref(services, evaluation, run_dir) if evaluation else None,
         run_dir=str(run_dir),
         storage_url=services.storage.url,
         checkpoint_key=f"jobs/{job.id}/checkpoints/attempt-{placed.attempt}",
@@ -130,7 +130,8 @@ def stored_tree(services: Services, key: str) -> Path:
         raise CannotStart(f"the model cannot be used: {error.message}", code="model_not_found") from error
 
 
-def _dataset(services: Services, row: FileRow, run_dir: Path) -> DatasetRef:
+def dataset_ref(services: Services, row: FileRow, run_dir: Path) -> DatasetRef:
+    """A stored file as a trainer reads it: where it lies, or a copy in the run folder from an object store."""
     local = services.storage.local_path(row.storage_key)
     if local is None:
         local = run_dir / "data" / row.id

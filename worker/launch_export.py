@@ -66,14 +66,15 @@ def prepare_export(
 def secrets_of(services: Services, job: JobRow, model: str) -> dict[str, str]:
     """What a job's process is told, by what it is for; raises NotFound where a secret was deleted since.
 
-    `model` is its base, a folder here or a hub id; for the latter it gets the token that its job names, an export that
-    of the job which it exports, if both are of one owner.
+    `model` is its base, a folder here or a hub id; for the latter it gets the token that its job names, an export or an
+    evaluation that of the job which it is made of, if both are of one owner.
     """
     names: dict[str, str | None] = {}
     trained = job
     if job.kind == "export":
         spec = load_export_spec(job.spec)
         names["push"] = spec.push_to_hub.secret if spec.push_to_hub else None
+    if job.kind in ("export", "evaluation"):
         with services.database.read() as session:
             trained = session.get_one(JobRow, job.export_of)
     if trained.owner == job.owner and not Path(model).is_absolute():

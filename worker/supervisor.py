@@ -19,6 +19,7 @@ from opensloth.jobs.attempts import AttemptService, End, Placed
 from opensloth.jobs.results_file import ResultsFile, store_results
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
+from opensloth.training.evaluations.spec import EvaluationRun
 from opensloth.training.exports.spec import ExportRun
 from opensloth.training.pulse import SAVING
 from opensloth.training.run_spec import RunSpec
@@ -29,6 +30,7 @@ from worker.ending import reason_of, write_end
 from worker.launch import CannotStart, device_environment, prepare_run, run_folder, training_environment
 from worker.launch_chat import chat_secrets, prepare_chat
 from worker.launch_command import prepare_command
+from worker.launch_evaluation import prepare_evaluation
 from worker.launch_export import prepare_export, secrets_of
 from worker.lease import Lease
 from worker.log_shipper import LogShipper
@@ -49,9 +51,12 @@ _LEFT = 75
 """Exit status of a trainer that heard nothing of its lease for too long."""
 
 
-_PREPARE: dict[str, Callable[..., tuple[RunSpec | ExportRun | CommandRun | ChatRun, dict[str, Any]]]] = {
+_PREPARE: dict[
+    str, Callable[..., tuple[RunSpec | ExportRun | EvaluationRun | CommandRun | ChatRun, dict[str, Any]]]
+] = {
     "training": prepare_run,
     "export": prepare_export,
+    "evaluation": prepare_evaluation,
     "command": prepare_command,
     "chat": prepare_chat,
 }
@@ -164,7 +169,7 @@ class Supervisor(threading.Thread):
         self._carry_rest()
         return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
 
-    def _spawn(self, run: RunSpec | ExportRun | CommandRun | ChatRun) -> Ranks:
+    def _spawn(self, run: RunSpec | ExportRun | EvaluationRun | CommandRun | ChatRun) -> Ranks:
         """Start what the attempt runs."""
         if isinstance(run, CommandRun):
             return GuardedCommand.start(self.job_id, self._run_dir)
@@ -174,9 +179,10 @@ class Supervisor(threading.Thread):
             told = chat_secrets(self._services, job, run)
             return Ranks.spawn(settings.chat_module, self._run_dir, 1, environment, told)
         secrets = secrets_of(self._services, job, run.model)
-        if isinstance(run, ExportRun):
+        if isinstance(run, ExportRun | EvaluationRun):
             environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
-            return Ranks.spawn(settings.exporter_module, self._run_dir, 1, environment, secrets)
+            module = settings.exporter_module if isinstance(run, ExportRun) else settings.evaluator_module
+            return Ranks.spawn(module, self._run_dir, 1, environment, secrets)
         offline = os.path.isabs(run.model)
         environment = training_environment(settings, self._devices, self._slots, offline=offline)
         with self._standbys.lend(self.job_id, run.engine, self._devices, environment) as standbys:

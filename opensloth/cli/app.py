@@ -12,6 +12,7 @@ from opensloth.cli.chat import chat
 from opensloth.cli.devices import devices
 from opensloth.cli.diff import diff
 from opensloth.cli.estimate import estimate
+from opensloth.cli.evaluate import evaluate
 from opensloth.cli.export import export
 from opensloth.cli.files import files
 from opensloth.cli.gc import gc
@@ -63,6 +64,7 @@ app.command(rich_help_panel=JOBS)(diff)
 app.command(rich_help_panel=THINGS)(rewards)
 app.command(rich_help_panel=THINGS)(chat)
 app.command(rich_help_panel=JOBS)(export)
+app.command(rich_help_panel=JOBS)(evaluate)
 app.add_typer(devices, name="devices", rich_help_panel=SERVER)
 app.add_typer(files, name="files", rich_help_panel=THINGS)
 app.add_typer(models, name="models", rich_help_panel=THINGS)

@@ -306,6 +306,13 @@ class FileService:
             fields=[_field_error(field, error) for error in found.errors],
         )
 
+    def serves(self, session: Session, file_id: str, methods: Sequence[str], caller: Caller) -> str | None:
+        """The first of these training types that the file serves; None if it serves none of them or is not there."""
+        row = session.get(FileRow, file_id)
+        check = None if row is None or not caller.can_see(row.team) else stored_check(session, row.sha256)
+        found = {} if check is None else check.methods
+        return next((name for name in methods if name in found and found[name].ok), None)
+
     def columns(self, session: Session, row: FileRow) -> Sequence[str] | None:
         """The columns of a file, as `messages.shown` writes them; None if they are too many to be known by name."""
         check = stored_check(session, row.sha256)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database, now_of
 from opensloth.datasets.part import MAX_PART_BYTES, PartSpool
@@ -104,6 +105,7 @@ class UploadService:
                 expires_at=now + LIFE_S,
             )
             session.add(row)
+            record(session, caller, "upload.create", row.id, filename=row.filename, bytes=row.bytes)
             return _view(row, now, None)
 
     # Parts
@@ -172,6 +174,7 @@ class UploadService:
         """End an upload without a file; raises NotFound, Conflict if it was completed."""
         with self._db.write() as session:
             row = _found(session, upload_id, caller, lock=True)
+            record(session, caller, "upload.cancel", upload_id, owner=row.owner)
             now = now_of(session)
             if _status(row, now) != "cancelled":
                 _require_pending(row, now)

@@ -74,7 +74,14 @@ class ExportService:
                 model_id=source_id,
             )
             choice = None if depends_on else self._models.choose(session, source_id, "job", caller)
-            self._jobs.assessor.fill_export(session, row, spec, choice)
+            self._jobs.assessor.fill_export(
+                session,
+                row,
+                form=spec.format,
+                precision=spec.quantization or "16bit",
+                choice=choice,
+                time_limit=spec.time_limit,
+            )
             self._jobs.add(session, row, depends_on, caller)
             if retry is not None:
                 retry.apply(session, job_id)
@@ -88,7 +95,7 @@ class ExportService:
         with self._db.read() as session:
             rows = session.scalars(
                 select(JobRow)
-                .where(JobRow.export_of == source_id, visible_to(caller, JobRow.team))
+                .where(JobRow.export_of == source_id, JobRow.kind == "export", visible_to(caller, JobRow.team))
                 .order_by(JobRow.created_at.desc(), JobRow.id.desc())
                 .limit(100)
             ).all()

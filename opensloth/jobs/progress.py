@@ -68,6 +68,8 @@ class RecordSink:
         message = f"training goes on from step {resumed}" if resumed else "the first step is done"
         if row.kind == "export":
             message = "the export has begun"
+        elif row.kind == "evaluation":
+            message = "the evaluation has begun"
         elif row.kind == "command":
             message = "the command has begun"
         elif row.kind == "chat":

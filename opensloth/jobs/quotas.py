@@ -91,7 +91,7 @@ def stored(session: Session, kind: Kind, name: str) -> int:
         UploadRow.status == "pending", UploadRow.expires_at > db_now(), _is(UploadRow, kind, name)
     )
     exports = select(JobRow.result).where(
-        JobRow.kind == "export", JobRow.state == State.SUCCEEDED.value, _is(JobRow, kind, name)
+        JobRow.kind.in_(("export", "evaluation")), JobRow.state == State.SUCCEEDED.value, _is(JobRow, kind, name)
     )
     # An export that is no model has its sizes in its result alone.
     made = (result for result in session.scalars(exports) if result and not result.get("model"))

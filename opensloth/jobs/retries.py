@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database
 from opensloth.errors import Conflict
+from opensloth.jobs.evaluations import EvaluationService
 from opensloth.jobs.exports import ExportService
 from opensloth.jobs.leases import LeaseService
 from opensloth.jobs.retry import Retry
@@ -22,12 +23,19 @@ class RetryService:
     """A retry is checked as any submission, with what is there today."""
 
     def __init__(
-        self, database: Database, storage: Storage, jobs: JobService, exports: ExportService, leases: LeaseService
+        self,
+        database: Database,
+        storage: Storage,
+        jobs: JobService,
+        exports: ExportService,
+        evaluations: EvaluationService,
+        leases: LeaseService,
     ) -> None:
         self._db = database
         self._storage = storage
         self._jobs = jobs
         self._exports = exports
+        self._evaluations = evaluations
         self._leases = leases
 
     def retry(
@@ -51,6 +59,8 @@ class RetryService:
             retry = Retry(job_id, self._step(session, row) if from_checkpoint else None)
         if row.kind == "export":
             return self._exports.submit(row.export_of or "", row.spec, caller, idempotency_key, retry=retry)
+        if row.kind == "evaluation":
+            return self._evaluations.submit(row.export_of or "", row.spec, caller, idempotency_key, retry=retry)
         if row.kind == "chat":
             hint = "ask the model something: its engine starts by itself"
             raise Conflict("a chat engine is not tried again", hint=hint, code="not_retryable")

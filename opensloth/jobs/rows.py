@@ -24,9 +24,9 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(default="training", server_default="training")
-    """`training`, `export` or `command`."""
+    """`training`, `export`, `evaluation`, `command` or `chat`."""
     export_of: Mapped[str | None] = mapped_column(index=True)
-    """The job whose result an export is made from."""
+    """The job whose result an export is made from, or an evaluation judges."""
     name: Mapped[str]
     owner: Mapped[str]
     team: Mapped[str] = mapped_column(default="default", server_default="default")

@@ -27,6 +27,9 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
             raise Conflict("a chat engine trains nothing", code="no_script", hint="ask for the script of a training")
         if job.kind == "command":
             raise Conflict("a command trains nothing", code="no_script", hint="its spec has the command")
+        if job.kind == "evaluation":
+            hint = f"ask for the script of {job.export_of}"
+            raise Conflict("an evaluation trains nothing", code="no_script", hint=hint)
         if job.kind == "export":
             raise Conflict("an export trains nothing", code="no_script", hint=f"ask for the script of {job.export_of}")
         if job.resolved is None:

@@ -70,8 +70,10 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Literal["training", "export", "command", "chat"] = "training"
-    export_of: str | None = Field(None, description="The job whose result this export is made from.")
+    kind: Literal["training", "export", "evaluation", "command", "chat"] = "training"
+    export_of: str | None = Field(
+        None, description="The job whose result this export is made from, or this evaluation judges."
+    )
     name: str
     owner: str
     team: str
@@ -113,7 +115,7 @@ class JobView(BaseModel):
         """The view of a stored row."""
         return cls(
             id=row.id,
-            kind=cast(Literal["training", "export", "command", "chat"], row.kind),
+            kind=cast(Literal["training", "export", "evaluation", "command", "chat"], row.kind),
             export_of=row.export_of,
             name=row.name,
             owner=row.owner,

@@ -48,6 +48,31 @@ class Jobs(JobControl):
         """The exports of a job, newest first."""
         return Page.read(self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}/exports"), Job).data
 
+    def evaluate(self, job_id: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submits an evaluation of a job's result; its answer is a job of its own. Raises InvalidRequest."""
+        path = f"/v1/jobs/{_segment(job_id)}/evaluations"
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return Job(**self._transport.json("POST", path, json=dict(spec), headers=headers, idempotent=True))
+
+    def evaluation(self, job_id: str, evaluation_id: str) -> dict[str, Any]:
+        """One evaluation: its `job` and, once that has succeeded, its `summary`. Raises NotFound."""
+        path = f"/v1/jobs/{_segment(job_id)}/evaluations/{_segment(evaluation_id)}"
+        found: dict[str, Any] = self._transport.json("GET", path)
+        return found
+
+    def evaluation_rows(
+        self, job_id: str, evaluation_id: str, *, changed: bool | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of an evaluation, in order; `changed` picks those whose scores differ, or do not."""
+        path = f"/v1/jobs/{_segment(job_id)}/evaluations/{_segment(evaluation_id)}/rows"
+        params: dict[str, Any] = {"limit": 100} | ({} if changed is None else {"changed": changed})
+        while True:
+            page = self._transport.json("GET", path, params=params)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            params["after"] = page["data"][-1]["row"]
+
     def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""
         return Job(**self._transport.json("GET", f"/v1/jobs/{_segment(job_id)}"))

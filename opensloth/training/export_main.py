@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,22 +25,26 @@ EXIT_DONE = 0
 EXIT_FAILED = 20
 
 
-def main() -> NoReturn:
-    """The command."""
+Work = Callable[[Path, "Records", Stop, SecretValues], int]
+"""What is done with a run folder; returns the exit code."""
+
+
+def main(work: Work | None = None, what: str = "export") -> NoReturn:
+    """The command; `work` is an export's, if it is not another's."""
     stop = Stop()
     stop.install()
     start_watchdog()
     answer_with_stacks(Path(sys.argv[1]))
     secrets = read_secrets()
     secrets.guard_output()
-    code = run(Path(sys.argv[1]), stop, secrets)
+    code = run(Path(sys.argv[1]), stop, secrets, work or _export, what)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
-    """Makes the export that `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
+def run(run_dir: Path, stop: Stop, secrets: SecretValues, work: Work, what: str) -> int:
+    """Does the work that `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
     from opensloth.training.failures import describe
     from opensloth.training.memory import explained
     from opensloth.training.records import Records
@@ -47,12 +52,12 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
 
     records = Records(run_dir / EVENTS_NAME, redact=secrets.redact_all)
     try:
-        stop.before_leaving = lambda: records.write("stopped", "stopped before the export was done", step=0)
+        stop.before_leaving = lambda: records.write("stopped", f"stopped before the {what} was done", step=0)
         if stop.requested:
             stop.leave()
-        return _export(run_dir, records, stop, secrets)
+        return work(run_dir, records, stop, secrets)
     except Exception as error:
-        logging.getLogger(__name__).exception("the export failed")
+        logging.getLogger(__name__).exception("the %s failed", what)
         failure, capped = explained(describe(error, records.current_phase), error)
         records.write(
             "failure",
@@ -73,7 +78,7 @@ def _export(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) 
     from opensloth.training.exports.spec import read_export
 
     spec = read_export(run_dir)
-    _quiet_libraries()
+    quiet_libraries()
     prepare_hub()
     push = None
     if spec.push is not None:
@@ -112,7 +117,8 @@ def _result(spec: Any, files: list[Any], metrics: dict[str, float]) -> dict[str,
     }
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """No telemetry and no progress bars; the log to the standard output."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"

@@ -83,6 +83,16 @@ TABLE: dict[str, Access] = {
     "GET /v1/jobs/{job_id}/artifacts/{name:path}": TEAM,
     "GET /v1/jobs/{job_id}/exports": TEAM,
     "POST /v1/jobs/{job_id}/exports": DERIVE,
+    "GET /v1/jobs/{job_id}/evaluations": TEAM,
+    "POST /v1/jobs/{job_id}/evaluations": DERIVE,
+    "GET /v1/jobs/{job_id}/evaluations/{evaluation_id}": TEAM,
+    "GET /v1/jobs/{job_id}/evaluations/{evaluation_id}/rows": TEAM,
+    "POST /v1/uploads": MAKE,
+    "POST /v1/uploads/{upload_id}/parts": OWNER,
+    "POST /v1/uploads/{upload_id}/complete": OWNER,
+    "POST /v1/uploads/{upload_id}/cancel": OWNER,
+    "POST /v1/fine_tuning/alpha/graders/run": MAKE,
+    "POST /v1/fine_tuning/alpha/graders/validate": MAKE,
     "GET /v1/fine_tuning/jobs": READ,
     "POST /v1/fine_tuning/jobs": MAKE,
     "GET /v1/fine_tuning/jobs/{job_id}": TEAM,
@@ -150,6 +160,9 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/jobs/{job_id}": {"keep": True},
     "POST /v1/jobs/{job_id}/move": {"to": "front"},
     "POST /v1/jobs/{job_id}/exports": {"format": "merged_16bit"},
+    "POST /v1/jobs/{job_id}/evaluations": {"graders": ["code_tests"]},
+    "POST /v1/uploads": {"bytes": 1, "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"},
+    "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part_none"]},
     "POST /v1/models": {"id": "smollm2-135m"},
     "POST /v1/secrets": {"name": "token", "value": "x"},
     "POST /v1/pulls": {"dataset": "org/rows"},
@@ -232,11 +245,16 @@ def world(services: Services, base_url: str) -> Iterator[World]:
         session.add(DeviceRow(id="cpu-0", host_id="box", kind="cpu", index=0, name="slot", memory_bytes=2**30))
     services.secrets.put("hf", "hf_token", owner)
     webhook = add_webhook(services, owner)
+    asked = {"graders": [{"name": "regex", "params": {"pattern": "x"}}], "dataset": file_id}
+    evaluation = services.evaluations.submit(job.id, asked, owner)[0]
+    upload_id = services.uploads.create(owner, filename="a", purpose="fine-tune", size=1, keep_s=None).id
     # The scoped key is the owner's, so that it is not what makes the difference whose key is asked for.
     spare = services.keys.create("owner", scopes=["keys:read"])[0]
     made.things = {
         "job_id": job.id,
         "file_id": file_id,
+        "evaluation_id": evaluation.id,
+        "upload_id": upload_id,
         "model_id:path": "ft:tiny:red",
         "checkpoint": "ft:tiny:red:x:0123456789ab:ckpt-step-2",
         "permission_id": "cp_0123456789",

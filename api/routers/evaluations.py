@@ -1,0 +1,103 @@
+"""`/v1/jobs/{id}/evaluations`: a job's result against its base; each evaluation is a job of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import BaseModel, Field
+
+from api.body import JsonBody
+from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.routers.jobs import check_idempotency_key
+from opensloth.jobs.evaluation_spec import EvaluationSpec
+from opensloth.jobs.evaluations import EvaluationView
+from opensloth.jobs.views import JobView, Page
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/evaluations", tags=["jobs"], dependencies=[Depends(strict_query)])
+
+EXAMPLE = {
+    "graders": [
+        {
+            "type": "string_check",
+            "name": "right",
+            "input": "{{sample.output_text}}",
+            "reference": "{{item.reference}}",
+            "operation": "ilike",
+        }
+    ],
+    "rows": 200,
+}
+EVALUATION_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": EvaluationSpec.model_json_schema(), "example": EXAMPLE}},
+    }
+}
+
+
+class EvaluationRow(BaseModel):
+    """One held-out row: its number in the file, what was asked, what both models made of it, and their scores."""
+
+    object: Literal["evaluation.row"] = "evaluation.row"
+    row: int
+    prompt: Any
+    base_answer: str | None = None
+    result_answer: str | None = None
+    implicit_reward_margin: float | None = None
+    scores: dict[str, dict[str, float]]
+    changed: bool
+
+
+class EvaluationRows(BaseModel):
+    """Rows in the order of the file; pass the last `row` as `after` for the next."""
+
+    object: Literal["list"] = "list"
+    data: list[EvaluationRow] = Field(default_factory=list)
+    has_more: bool = False
+
+
+@router.post("", status_code=201, openapi_extra=EVALUATION_BODY)
+def evaluate_job(
+    response: Response,
+    job_id: str,
+    body: JsonBody,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+) -> JobView:
+    """Ask the job's result and the model that it was trained from the same held-out rows, and compare the scores."""
+    check_idempotency_key(idempotency_key)
+    job, created = services.evaluations.submit(job_id, body, caller, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job_id}/evaluations/{job.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
+@router.get("")
+def list_evaluations(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[EvaluationView]:
+    """The newest 100 evaluations of the job, each with what it found."""
+    found = services.evaluations.list(job_id, caller)
+    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)
+
+
+@router.get("/{evaluation_id}")
+def get_evaluation(job_id: str, evaluation_id: str, services: ServicesDep, caller: CallerDep) -> EvaluationView:
+    """One evaluation: for each measure the means of both models, their difference and its 95% interval."""
+    return services.evaluations.get(job_id, evaluation_id, caller)
+
+
+@router.get("/{evaluation_id}/rows")
+def get_rows(
+    job_id: str,
+    evaluation_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    after: Annotated[int, Query(ge=0, le=2**53, description="The `row` of the last one seen.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    changed: Annotated[bool | None, Query(description="Only rows whose scores differ, or do not.")] = None,
+) -> EvaluationRows:
+    """The rows with both answers and their scores."""
+    rows, more = services.evaluations.rows(job_id, evaluation_id, caller, after=after, limit=limit, changed=changed)
+    return EvaluationRows(data=[EvaluationRow.model_validate(row) for row in rows], has_more=more)
