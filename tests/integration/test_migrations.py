@@ -55,7 +55,7 @@ def test_every_revision_keeps_what_it_finds_forward_and_back(old: Database) -> N
     for revision in known[1:]:
         fill(old)
         before = content(old)
-        assert all(before.values()), "every table has a row"
+        assert all(before.values()), "every table has rows"
         migrations.upgrade(old.url, revision)
         kept(before, content(old), revision)
     fill(old)
@@ -107,18 +107,20 @@ def reflected(database: Database) -> MetaData:
 
 
 def fill(database: Database, metadata: MetaData | None = None, suffix: str = "") -> None:
-    """A row in every table that has none, two in `jobs` of which one depends on the other; with a suffix in all.
+    """A row in every table that has not got it, two in `jobs` of which one depends on the other.
 
     Values are what the columns' types allow.
     """
     metadata = metadata or reflected(database)
     with database.write() as session:
         for table in metadata.sorted_tables:
-            if not suffix and session.scalar(select(func.count()).select_from(table)):
-                continue
+            if table.name == "schema_floor":
+                continue  # migrations alone write it
             for name in ("a", "b") if table.name == "jobs" else ("a",):
                 values = {c.name: _value(table, c, name, suffix) for c in table.columns}
-                session.execute(insert(table).values(values))
+                same = [column == values[column.name] for column in table.primary_key]
+                if session.scalar(select(func.count()).select_from(table).where(*same)) == 0:
+                    session.execute(insert(table).values(values))
 
 
 def _value(table: Table, column: Any, name: str, suffix: str) -> object:

@@ -163,7 +163,7 @@ def test_a_host_that_is_cut_off_lets_go_and_the_other_goes_on(
         try:
             leaves_before_another_begins(services, job_id, trainer)
             known = announced(services, job_id, 1)
-            wait_for(lambda: len(resumed(services, job_id)) == 2, timeout=120)
+            wait_for(lambda: len(resumed(services, job_id)) == 2, timeout=180)
             assert resumed(services, job_id)[1] == max(known), "only what was announced counts"
         finally:
             host.rejoin()
