@@ -89,6 +89,6 @@ def create_sft_trainer(model: Any, tokenizer: Any, dataset: Any, resolved: Resol
         data_collator=PackedCollator(tokenizer.pad_token_id) if packing else None,
     )
     trainer.data_counts = splits.counts
-    plain = arguments.loss_type == "chunked_nll" and not trainer.aux_loss_enabled
+    plain = getattr(arguments, "loss_type", None) == "chunked_nll" and not trainer.aux_loss_enabled
     trainer.counts_late, trainer._counted = plain and resolved.engine == "transformers", []
     return trainer

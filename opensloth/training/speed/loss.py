@@ -22,7 +22,9 @@ def install() -> None:
     """Puts this loss in the place of TRL's, in this process."""
     from trl.trainer import sft_trainer
 
-    sft_trainer._chunked_cross_entropy_loss = _in_place_of(sft_trainer._chunked_cross_entropy_loss)
+    theirs = getattr(sft_trainer, "_chunked_cross_entropy_loss", None)
+    if theirs is not None:  # another version of TRL keeps its own
+        sft_trainer._chunked_cross_entropy_loss = _in_place_of(theirs)
 
 
 def _in_place_of(theirs: Any) -> Any:

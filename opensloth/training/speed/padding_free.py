@@ -42,10 +42,14 @@ def drop_padding(model: Any) -> bool:
     previous = causal.config._attn_implementation
     causal.set_attn_implementation(NAME)
     inner.forward = MethodType(_forward, inner)
-    after = _probe(causal)
-    if bool((after - before).norm() <= TOLERANCE * before.norm()):
+    try:
+        after = _probe(causal)
+        why = None if bool((after - before).norm() <= TOLERANCE * before.norm()) else "it computes something else"
+    except (RuntimeError, TypeError, ValueError) as error:  # no kernel for this GPU or these heads, or no such options
+        why = str(error)[:300]
+    if why is None:
         return True
-    logger.warning("without padding this model computes something else; its batches stay padded")
+    logger.warning("the batches of this model stay padded: %s", why)
     del inner.forward
     causal.set_attn_implementation(previous)
     return False
@@ -59,7 +63,6 @@ def _has_plain_attention(config: Any) -> bool:
         config._attn_implementation == "sdpa"
         and kinds == {"full_attention"}
         and not any(getattr(config, name, None) for name in special)
-        and getattr(config, "head_dim", None) is not None
     )
 
 
@@ -72,9 +75,11 @@ def _probe(causal: Any) -> torch.Tensor:
     mask[1, 8:] = 0
     training = causal.training
     causal.eval()
-    with torch.no_grad():
-        logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    causal.train(training)
+    try:
+        with torch.no_grad():
+            logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        causal.train(training)
     return logits[mask.bool()].float()
 
 

@@ -126,6 +126,26 @@ def test_a_norm_that_is_another_one_is_left_alone() -> None:
     assert (fuse_norms(model), fuse_gates(model), drop_padding(model)) == (0, 0, False)
 
 
+def test_a_qwen2_runs_without_padding_and_a_model_whose_kernel_fails_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    theirs = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    ours, broken = copy.deepcopy(theirs), copy.deepcopy(theirs)
+    assert drop_padding(ours)
+    same(ours, theirs, padded())
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("opensloth.training.speed.padding_free._layout", fail)
+    assert not drop_padding(broken)
+    assert (broken.config._attn_implementation, "forward" in vars(broken.model)) == ("sdpa", False)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_padded_batch_without_its_padding_is_the_same_batch(side: str, checkpointing: bool, model_path: Path) -> None:
