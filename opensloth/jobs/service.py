@@ -145,6 +145,16 @@ class JobService:
             )
         return self.get(row.job_id, caller)
 
+    def made_from(self, request: dict[str, Any], caller: Caller, within_s: float) -> JobView | None:
+        """The caller's newest job that was made from this very body in OpenAI's shape so lately, and is not over."""
+        over = [state.value for state in TERMINAL]
+        with self._db.read() as session:
+            since = JobRow.created_at > now_of(session) - within_s
+            query = select(JobRow).where(JobRow.owner == caller.owner, since, JobRow.state.not_in(over))
+            rows = session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(200))
+            found = next((row.id for row in rows if row.request == request), None)
+        return self.get(found, caller) if found else None
+
     def _insert(
         self, session: Session, job_id: str, spec: JobSpec, inputs: Inputs, body: Mapping[str, Any], caller: Caller
     ) -> JobRow:

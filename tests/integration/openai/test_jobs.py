@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -238,6 +239,26 @@ def test_the_same_idempotency_key_makes_one_job(client: openai.OpenAI, training_
         create("b")
     assert other.value.code == "idempotency_mismatch"
     assert len(list(client.fine_tuning.jobs.list())) == 1
+
+
+def test_a_try_whose_answer_was_lost_makes_one_job_with_the_next(
+    base_url: str, client: openai.OpenAI, training_file: str
+) -> None:
+    sent: list[str] = []
+
+    def lose_the_first_answer(response: Any) -> None:
+        sent.append(response.request.headers["x-stainless-retry-count"])
+        if len(sent) == 1:
+            response.read()
+            transport = importlib.import_module(type(response).__module__.partition(".")[0])
+            raise transport.ReadError("the answer is lost")
+
+    http = openai.DefaultHttpxClient(event_hooks={"response": [lose_the_first_answer]})
+    with openai.OpenAI(base_url=base_url, api_key=client.api_key, max_retries=1, http_client=http) as other:
+        job = other.fine_tuning.jobs.create(model="tiny", training_file=training_file)
+        assert sent == ["0", "1"]
+        again = other.fine_tuning.jobs.create(model="tiny", training_file=training_file)
+    assert [found.id for found in client.fine_tuning.jobs.list()] == [again.id, job.id]
 
 
 def test_a_queued_job_is_paused_resumed_and_cancelled(client: openai.OpenAI, training_file: str) -> None:

@@ -116,6 +116,13 @@ def test_a_pull_that_the_server_refuses_does_not_run_here(api, run, monkeypatch)
     assert run("models", "pull", "smollm2-135m").code == 1
 
 
+def test_an_alias_says_what_the_name_stands_for(api, run):
+    api.on("POST /v1/models", {"id": "gpt-4o-mini", "kind": "alias", "status": "ready", "base": "smollm2-135m"})
+    assert "gpt-4o-mini stands for smollm2-135m" in run("models", "alias", "gpt-4o-mini", "smollm2-135m").err
+    sent = json.loads(api.seen("POST /v1/models")[0].content)
+    assert sent == {"id": "gpt-4o-mini", "alias_of": "smollm2-135m"}
+
+
 def test_key_shows_the_address_and_key_in_force(api, run):
     assert run("key").out == "http://box:8400\nsk-sloth-test\n"
     for command in (["key", "--json"], ["key", "show", "--json"]):
