@@ -33,6 +33,8 @@ NEWEST_S = 3 * 86_400.0
 KEPT_S = 30 * 86_400.0
 """How long a delivery that is over can be looked at."""
 DAY_S = 86_400.0
+SECRET = "signing_secret"
+"""What the secrets of webhooks are called where they are sealed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,14 @@ class Deliveries:
 
     def send(self, claimed: Claimed) -> Answer:
         """One attempt, written down whatever comes of it."""
-        answer = self._post(claimed)
+        try:
+            answer = self._post(claimed)
+        except Unavailable:
+            raise
+        except Exception:
+            # Not written down it would be tried every two minutes for ever.
+            log.exception("the delivery %s could not be sent", claimed.id)
+            answer = Answer(error="the sender failed in a way of its own; the worker's log says how")
         self._finish(claimed, answer)
         return answer
 
@@ -126,7 +135,7 @@ class Deliveries:
 
     def _post(self, claimed: Claimed) -> Answer:
         try:
-            keys = [self._keeper.unseal(holder(claimed.webhook_id), "secret", key) for key in claimed.secrets]
+            keys = [self._keeper.unseal(holder(claimed.webhook_id), SECRET, key) for key in claimed.secrets]
             target = self._policy.look_up(claimed.url)
         except Unavailable:
             raise

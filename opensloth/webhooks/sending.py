@@ -68,7 +68,7 @@ def _answer(response: httpcore.Response) -> Answer:
     status = response.status
     if 200 <= status < 300:
         return Answer(status)
-    told = dict(response.headers).get(b"retry-after", dict(response.headers).get(b"Retry-After", b""))
+    told = {name.lower(): value for name, value in response.headers}.get(b"retry-after", b"")
     wait = float(told) if told.isdigit() else 0.0
     what = "; redirects are not followed" if 300 <= status < 400 else ""
     return Answer(status, f"the receiver answered with status {status}{what}", min(wait, _LONGEST_RETRY_AFTER_S))

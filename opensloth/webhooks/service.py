@@ -16,7 +16,7 @@ from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database, now_of
 from opensloth.errors import FieldError, InvalidInput, NotFound, QuotaExceeded, Unavailable
 from opensloth.webhooks.addresses import AddressPolicy
-from opensloth.webhooks.delivery import NEWEST_S, holder
+from opensloth.webhooks.delivery import NEWEST_S, SECRET, holder
 from opensloth.webhooks.events import EVENT_TYPES, sample
 from opensloth.webhooks.rows import WebhookDeliveryRow, WebhookRow
 from opensloth.webhooks.sending import Answer, post
@@ -137,7 +137,7 @@ class WebhookService:
         try:
             target = self._policy.look_up(row.url)
             body = sample(event_type, now)
-            keys = [self._keeper.unseal(holder(row.id), "secret", row.secret)]
+            keys = [self._keeper.unseal(holder(row.id), SECRET, row.secret)]
             answer = post(target, body, headers_of(f"wh_{secrets.token_hex(16)}", int(now), body, keys))
         finally:
             self._tests.release()
@@ -173,7 +173,7 @@ class WebhookService:
 
     def _new_secret(self, row: WebhookRow) -> str:
         secret = new_secret()
-        row.secret = self._keeper.seal(holder(row.id), "secret", secret)
+        row.secret = self._keeper.seal(holder(row.id), SECRET, secret)
         row.secret_hint = hint_of(secret)
         return secret
 

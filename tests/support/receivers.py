@@ -35,6 +35,7 @@ class Receiver(ThreadingHTTPServer):
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.status = 200
+        self.more_headers: dict[str, str] = {}
         self.requests: list[Received] = []
         self.released = threading.Event()
 
@@ -72,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, **headers: str) -> None:
         self.send_response(status)
-        for header, value in headers.items():
+        for header, value in {**headers, **self.server.more_headers}.items():
             self.send_header(header.replace("_", "-"), value)
         self.send_header("content-length", "2")
         self.end_headers()

@@ -205,6 +205,32 @@ def test_nobody_at_the_address_is_tried_again(services: Services) -> None:
 
 
 @ON_SQLITE
+def test_a_receiver_may_ask_for_more_time(services: Services, receiver: Receiver) -> None:
+    receiver.more_headers = {"ReTry-aFter": "3600"}
+    receiver.status = 429
+    webhook_id = add_webhook(services, receiver.url())
+    cancel_one(services)
+    before = time.time()
+    send_due(services)
+    (row,) = all_deliveries(services, webhook_id)
+    assert row.next_at is not None
+    assert row.next_at - before > 3500
+
+
+@ON_SQLITE
+def test_a_mistake_of_our_own_is_a_failed_attempt(
+    services: Services, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "post", lambda *about: 1 / 0)
+    webhook_id = add_webhook(services, receiver.url())
+    cancel_one(services)
+    assert send_due(services) == 1
+    (row,) = all_deliveries(services, webhook_id)
+    assert (row.status, row.attempts) == ("pending", 1)
+    assert "in a way of its own" in (row.last_error or "")
+
+
+@ON_SQLITE
 def test_410_disables_the_webhook_and_says_so(services: Services, receiver: Receiver) -> None:
     webhook_id = add_webhook(services, receiver.url("410"))
     cancel_one(services)
