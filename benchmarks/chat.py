@@ -52,7 +52,7 @@ def main(options: list[str]) -> None:
         theirs = Generate(model, [storage.local_path(key) for key in keys])
         try:
             found = _compare(engine, theirs, keys, tokens, rounds)
-            found["joining"] = [engine.joining(keys, tokens) for _ in range(rounds)]
+            found["joining"] = engine.joining(keys, tokens)
             found["switch_ms"] = engine.switching(keys)
         finally:
             engine.close()
@@ -62,14 +62,14 @@ def main(options: list[str]) -> None:
 
 def _compare(engine: Engine, theirs: Generate, keys: list[str], tokens: int, rounds: int) -> dict[str, Any]:
     turns: dict[str, dict[int, list[dict[str, float]]]] = {"ours": {}, "generate": {}}
-    for round_ in range(rounds + 1):
+    warm = _prompts(ADAPTERS)
+    engine.answer(warm, keys, 4)
+    theirs.answer(warm, 4)
+    for _ in range(rounds):
         for count in CONCURRENT:
             prompts = _prompts(count)
-            ours = engine.answer(prompts, keys, tokens)
-            other = theirs.answer(prompts, tokens)
-            if round_:  # the first one warms both up
-                turns["ours"].setdefault(count, []).append(ours)
-                turns["generate"].setdefault(count, []).append(other)
+            turns["ours"].setdefault(count, []).append(engine.answer(prompts, keys, tokens))
+            turns["generate"].setdefault(count, []).append(theirs.answer(prompts, tokens))
     result: dict[str, Any] = {}
     for side, by_count in turns.items():
         result[side] = {
