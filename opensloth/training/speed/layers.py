@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from types import MethodType
 from typing import Any
 
@@ -72,8 +73,8 @@ class _GatedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        if gate.is_cuda:
-            kernels = _kernels()
+        kernels = _kernels() if gate.is_cuda else None
+        if kernels is not None:
             return kernels.forward(gate, up)
         return functional.silu(gate).mul_(up)
 
@@ -81,8 +82,9 @@ class _GatedProduct(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         gate, up = ctx.saved_tensors
-        if gate.is_cuda:
-            return _kernels().backward(gradient, gate, up)
+        kernels = _kernels() if gate.is_cuda else None
+        if kernels is not None:
+            return kernels.backward(gradient, gate, up)
         share = torch.sigmoid(gate)
         to_up = gradient * share * gate
         to_gate = gradient * up * share * (1 + gate * (1 - share))
@@ -91,6 +93,9 @@ class _GatedProduct(torch.autograd.Function):
 
 @functools.cache
 def _kernels() -> Any:
+    """The Triton kernels; None where there is no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
     from opensloth.training.speed import triton_gate
 
     return triton_gate
