@@ -204,9 +204,7 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             BELOW_ALL if row.kind == "chat" else row.priority,
             row.placed_at,
             None if row.memory_bytes is None else max(row.memory_bytes, row.peak_bytes or 0),
-            None
-            if row.kind == "chat"
-            else _end(row.progress, row.placed_at, row.expected_s, row.run_s, limit_s, now),
+            None if row.kind == "chat" else _end(row.progress, row.placed_at, row.expected_s, row.run_s, limit_s, now),
             _preemptible_from(row.kind, row.placed_at, min_run_s),
             row.promised_end,
             row.state == State.STOPPING,
