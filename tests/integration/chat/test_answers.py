@@ -69,6 +69,7 @@ def test_an_answer_whole_and_in_pieces_sync_and_async_with_one_engine(
     assert (engine.state, engine.owner, engine.priority) == ("running", "bob", "low")
 
 
+@pytest.mark.slow
 def test_every_line_of_a_stream_is_a_chunk_and_the_last_one_is_done(client: openai.OpenAI, base_url: str) -> None:
     body: dict[str, Any] = {"model": "tiny", "messages": HI, "stream": True, "logprobs": True}
     headers = {"Authorization": f"Bearer {client.api_key}"}
@@ -82,6 +83,7 @@ def test_every_line_of_a_stream_is_a_chunk_and_the_last_one_is_done(client: open
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+@pytest.mark.slow
 def test_results_and_checkpoints_are_adapters_on_the_engine_of_their_base(
     client: openai.OpenAI, services: Services
 ) -> None:
@@ -124,6 +126,7 @@ def test_results_and_checkpoints_are_adapters_on_the_engine_of_their_base(
     assert len([job for job in services.jobs.list(ADMIN)[0] if job.kind == "chat"]) == 1
 
 
+@pytest.mark.slow
 def test_what_the_engine_refuses_keeps_its_code_and_field(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "long"}])
@@ -133,6 +136,7 @@ def test_what_the_engine_refuses_keeps_its_code_and_field(client: openai.OpenAI)
     assert streamed.value.code == "context_length_exceeded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_takes_its_request_back(
     client: openai.OpenAI, services: Services, base_url: str, stream: bool
@@ -150,6 +154,7 @@ def test_a_client_that_goes_away_takes_its_request_back(
     wait_for((services.settings.home / "runs" / "taken_back").exists)
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_before_it_spoke_is_replaced_and_nobody_notices(
     client: openai.OpenAI, worker: Worker
 ) -> None:
@@ -181,6 +186,7 @@ def test_an_engine_that_dies_in_the_middle_breaks_a_stream_off_with_an_error_and
     assert json.loads(client.chat.completions.create(model="tiny", messages=HI).model_dump_json())["choices"]
 
 
+@pytest.mark.slow
 def test_a_request_that_kills_every_engine_ends_as_an_error(client: openai.OpenAI, services: Services) -> None:
     with pytest.raises(openai.InternalServerError) as lost:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "die@0"}])

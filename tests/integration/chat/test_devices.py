@@ -40,6 +40,7 @@ def test_a_job_gets_the_engines_device_at_once_and_the_answer_under_way_is_compl
     assert len(engines(services)) == 2
 
 
+@pytest.mark.slow
 def test_a_request_waits_for_a_device_and_then_comes_again_later(
     client: openai.OpenAI, services: Services, settings: Settings, worker: Worker
 ) -> None:
@@ -64,6 +65,7 @@ def impatient(settings: Settings, services: Services, tmp_path: Path) -> Iterato
         yield running
 
 
+@pytest.mark.slow
 def test_an_idle_engine_ends_by_itself(client: openai.OpenAI, services: Services, impatient: Worker) -> None:
     client.chat.completions.create(model="tiny", messages=HI)
     ended = wait_for_state(services, engines(services)[-1].id, "succeeded")
@@ -72,6 +74,7 @@ def test_an_idle_engine_ends_by_itself(client: openai.OpenAI, services: Services
     assert client.chat.completions.create(model="tiny", messages=HI).choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_an_engine_is_a_job_that_can_be_cancelled_but_not_paused_or_tried_again(
     client: openai.OpenAI, services: Services, worker: Worker
 ) -> None:
@@ -87,6 +90,7 @@ def test_an_engine_is_a_job_that_can_be_cancelled_but_not_paused_or_tried_again(
         services.retries.retry(engine.id, ADMIN)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_its_engine_along_and_the_next_one_starts_anew(
     client: openai.OpenAI, services: Services, settings: Settings, tmp_path: Path, worker: Worker
 ) -> None:
