@@ -102,7 +102,7 @@ class WebhookService:
                 self._switch(session, row, caller, enabled, now)
             if changed:
                 row.updated_at = now
-                record(session, caller, "webhook.change", webhook_id, changed=changed)
+            record(session, caller, "webhook.change", webhook_id, changed=changed)
             return row
 
     def delete(self, webhook_id: str, caller: Caller) -> None:

@@ -18,6 +18,7 @@ from opensloth.datasets.rows import DatasetPullRow
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.models.rows import ModelRow
 from opensloth.services import Services
+from opensloth.settings import Settings
 from opensloth.webhooks.events import EVENT_TYPES
 from tests.integration.api.conftest import client_for
 from tests.support.jobs import add_model, body
@@ -172,7 +173,15 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/keys/{key_id}": {"requests_per_minute": 6000},
     "PATCH /v1/teams/{name}": {"share": 2},
     "POST /v1/gc": {"dry_run": True},
-    **{f"{method} /v1/webhooks/{{webhook_id}}": {"name": "other"} for method in ("POST", "PATCH")},
+    **{
+        f"{method} /v1/{name}/{{webhook_id}}{rest}": body
+        for name in ("webhooks", "webhook_endpoints")
+        for method, rest, body in (
+            ("POST", "", {"name": "other"}),
+            ("PATCH", "", {"name": "other"}),
+            ("POST", "/test", {"event_type": EVENT_TYPES[0]}),
+        )
+    },
 }
 """What is sent where an empty body would be refused before anything is looked at."""
 CHANGES_NOTHING = {"POST /v1/jobs/estimate", "POST /v1/gc"}
@@ -211,6 +220,11 @@ class World:
     def send(self, who: str, row: str, method: str, path: str) -> httpx.Response:
         sent = {} if method in ("GET", "HEAD", "DELETE") else {"json": BODIES.get(row, {})}
         return self.clients[who].request(method, path, **sent)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"webhook_allow": "127.0.0.1"})
 
 
 @pytest.fixture
@@ -326,7 +340,7 @@ def test_everybody_may_do_what_the_table_says_and_every_change_is_noted(world: W
 
 
 def add_webhook(services: Services, owner: Caller) -> str:
-    return services.webhooks.create(owner, name="n", url="https://9.9.9.9/", event_types=[EVENT_TYPES[0]])[0].id
+    return services.webhooks.create(owner, name="n", url="http://127.0.0.1:9/", event_types=[EVENT_TYPES[0]])[0].id
 
 
 def error_code(answer: httpx.Response) -> str:
