@@ -102,6 +102,7 @@ def _postgres(url: URL) -> Engine:
     )
     event.listen(engine, "do_connect", _postgres_do_connect)
     event.listen(engine, "connect", _postgres_connect)
+    event.listen(engine, "after_cursor_execute", _postgres_executed)
     return engine
 
 
@@ -120,6 +121,15 @@ def _postgres_connect(connection: Any, record: object) -> None:
     connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
     connection.execute(f"SET lock_timeout = '{PATIENCE_S:.0f}s'")
     connection.autocommit = False
+
+
+def _postgres_executed(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: object, executemany: bool
+) -> None:
+    # psycopg sends a batch as a pipeline, after which the server's timer for idle transactions is not running: a host
+    # that was cut off there kept its locks. Any other statement starts it.
+    if executemany:
+        connection.connection.driver_connection.execute("SELECT 1")  # type: ignore[union-attr]
 
 
 # SQLite
