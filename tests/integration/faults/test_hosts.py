@@ -14,7 +14,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import make_url, select
 
 from api.main import create_app
-from opensloth.accounts.keys import Caller
 from opensloth.devices.rows import HostRow
 from opensloth.jobs.rows import AttemptRow, CheckpointRow
 from opensloth.services import Services
@@ -22,11 +21,16 @@ from opensloth.settings import Settings
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
 from tests.support.networks import FarHost, far_host, relay
 from tests.support.s3 import make_bucket, point_to, s3_server
+from tests.support.up_process import is_gone
 from tests.support.workers import Worker, running_worker, trainers_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),
+]
 BOTH = pytest.mark.parametrize("settings", ["folder", "s3"], indirect=True)
-NAME = "steps=300 step_s=0.05 save=5"
+NAME = "steps=100000 step_s=0.05 save=20"
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +90,14 @@ def announced(services: Services, job_id: str, attempt: int) -> list[int]:
         return sorted(session.scalars(select(CheckpointRow.step).where(*mine)))
 
 
-def ends_well_and_leaves_nothing(services: Services, settings: Settings, job_id: str) -> None:
-    """The result is downloaded through the API, whole and in part, and the job deleted with all that it stored."""
+def ends_well_and_leaves_nothing(services: Services, settings: Settings, *over: str) -> None:
+    """A job's result is downloaded through the API, whole and in part, and all jobs deleted with what they stored."""
+    for running in over:
+        services.control.cancel(running, ADMIN, save=False)
+        wait_for_state(services, running, "cancelled", timeout=120)
+    job_id = submit(services, "steps=5 save=2")
     job = wait_for_state(services, job_id, "succeeded", "failed", timeout=180)
-    assert (job.state, host_of(services, job_id)) == ("succeeded", "near"), job.error
+    assert job.state == "succeeded", job.error
     key = services.keys.create("tester", "admin")[1]
     with TestClient(create_app(settings), headers={"Authorization": f"Bearer {key}"}) as client:
         assert client.get("/readyz").json()["parts"]["storage"] == "ok"
@@ -104,7 +112,8 @@ def ends_well_and_leaves_nothing(services: Services, settings: Settings, job_id:
         assert client.get(f"/v1/jobs/{job_id}/artifacts/all.zip").content[:2] == b"PK"
         content = client.get(f"/v1/files/{job.dataset_id}/content")
         assert len(content.content) == int(content.headers["content-length"]) > 0
-        assert client.delete(f"/v1/jobs/{job_id}").status_code == 200
+        for mine in (job_id, *over):
+            assert client.delete(f"/v1/jobs/{mine}").status_code == 200
         assert services.storage.list_keys("jobs") == []
         assert client.post("/v1/gc").status_code == 200
 
@@ -164,20 +173,18 @@ def test_a_host_that_is_cut_off_lets_go_and_the_other_goes_on(
             leaves_before_another_begins(services, job_id, trainer)
             known = announced(services, job_id, 1)
             wait_for(lambda: len(resumed(services, job_id)) == 2, timeout=180)
+            assert host_of(services, job_id) == "near"
             assert resumed(services, job_id)[1] == max(known), "only what was announced counts"
         finally:
             host.rejoin()
-        wait_for(lambda: "attempt 1 is not ours any more" in far.log.read_text(), timeout=120)
-        assert announced(services, job_id, 1) == known or announced(services, job_id, 2)
+        wait_for(lambda: "not ours any more" in far.log.read_text(), timeout=120)
+        assert set(announced(services, job_id, 1)) <= set(known)
         second = submit(services, NAME)
         wait_for_state(services, second, "running", timeout=120)
         assert host_of(services, second) == "far", "it takes part again"
-        services.control.cancel(second, ADMIN, save=False)
         attempts = [event.attempt for event in services.events.list(job_id, limit=10_000)]
         assert attempts == sorted(attempts), "nothing of the first attempt came after the second began"
-        ended = wait_for_state(services, second, "cancelled", timeout=60)
-        services.deletion.delete(ended.id, Caller("admin", "admin"))
-        ends_well_and_leaves_nothing(services, settings, job_id)
+        ends_well_and_leaves_nothing(services, settings, job_id, second)
 
 
 def leaves_before_another_begins(services: Services, job_id: str, trainer: psutil.Process) -> None:
@@ -185,8 +192,8 @@ def leaves_before_another_begins(services: Services, job_id: str, trainer: psuti
 
     def gone() -> bool:
         attempt = services.jobs.get(job_id, ADMIN).attempt
-        alive = trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE
-        assert not (alive and attempt > 1)
-        return not alive
+        over = is_gone(trainer)
+        assert over or attempt == 1
+        return over
 
     wait_for(gone, timeout=120)
