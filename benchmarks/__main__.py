@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("imports", "http_api", "events", "prepare", "training", "plan", "simulate", "chat")
+ALL = ("imports", "http_api", "rate_limits", "events", "prepare", "training", "plan", "simulate", "chat")
 
 
 def main() -> None:
