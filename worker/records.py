@@ -34,20 +34,28 @@ class RecordPump:
         self._last_step: int | None = None
 
     def pump(self) -> bool:
-        """Store what was written since the last call; False if the attempt is not ours any more."""
-        while True:
-            # The same batch again where its commit was reported failed: it may have been applied all the same.
-            records, end = self._batch = self._batch or self._read()
-            if end > self._offset and not self._attempts.record(
-                self._job_id, self._attempt, records, self._offset, end
-            ):
+        """Store one batch of what was written since the last call; False if the attempt is not ours any more.
+
+        No more than that: a trainer that writes faster than the database takes must not keep the caller for ever.
+        """
+        # The same batch again where its commit was reported failed: it may have been applied all the same.
+        records, end = self._batch = self._batch or self._read()
+        if end > self._offset and not self._attempts.record(self._job_id, self._attempt, records, self._offset, end):
+            return False
+        self._batch = None
+        for record in records:
+            self._note(record)
+        self._offset = end
+        return True
+
+    def pump_rest(self) -> bool:
+        """Store all that a trainer that is gone has written; False if the attempt is not ours any more."""
+        before = -1
+        while self._offset != before:
+            before = self._offset
+            if not self.pump():
                 return False
-            self._batch = None
-            if end == self._offset:
-                return True
-            for record in records:
-                self._note(record)
-            self._offset = end
+        return True
 
     @property
     def has_started(self) -> bool:

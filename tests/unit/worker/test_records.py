@@ -35,3 +35,27 @@ def test_the_mean_of_a_step_counts_each_step_once(tmp_path: Path) -> None:
 def test_before_the_first_step_nothing_is_known(tmp_path: Path) -> None:
     pump = pumped(tmp_path / "e", ("phase", {"phase": "loading_model"}), ("metrics", {"metrics": {"eval_loss": 1.0}}))
     assert (pump.step_s, pump.peak_bytes) == (None, None)
+
+
+def test_a_trainer_that_writes_faster_than_the_database_takes_does_not_keep_its_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+
+    class Slow:
+        """While it stores a record the trainer writes the next."""
+
+        stored = 0
+
+        def record(self, job_id: str, attempt: int, records: list[dict[str, Any]], start: int, end: int) -> bool:
+            self.stored += len(records)
+            if self.stored < 100:
+                with path.open("a") as file:
+                    file.write(json.dumps({"type": "log"}) + "\n")
+            return True
+
+    path.write_text(json.dumps({"type": "log"}) + "\n")
+    slow = Slow()
+    pump = RecordPump(path, "ftjob-1", 1, slow)  # type: ignore[arg-type]
+    assert pump.pump()
+    assert slow.stored == 1
+    assert pump.pump_rest()
+    assert slow.stored == 100
