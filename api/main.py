@@ -40,6 +40,7 @@ from api.routers import (
     webhooks,
 )
 from api.streaming.hub import Hub
+from api.streaming.stopping import on_stop
 from opensloth import __version__
 from opensloth.accounts.loopback import require_loopback
 from opensloth.errors import Unavailable
@@ -63,9 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         with suppress(Unavailable):  # then its requests are answered so until it is there
             await run_sync(require_schema, services.database)
         app.state.services = services
-        app.state.hub = Hub(services.settings.redis, services.events)
-        yield
-        await app.state.hub.close()
+        app.state.hub = hub = Hub(services.settings.redis, services.events)
+        with on_stop(hub.end):
+            yield
+        await hub.close()
         services.database.engine.dispose()
 
     app = FastAPI(title="OpenSloth", version=__version__, description=DESCRIPTION, lifespan=lifespan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -61,6 +62,7 @@ class Database:
         self.engine = make_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writers = threading.Lock() if self.is_sqlite else None
+        self._probing, self._probed = threading.Lock(), float("-inf")
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -107,6 +109,17 @@ class Database:
             if not self.is_sqlite:
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEDULER_LOCK})
             yield session
+
+    def probe(self) -> None:
+        """Raise Unavailable unless something can be written; asked once a second, however many want to know.
+
+        It writes what stands there: only a transaction that changes a page finds out that the disk is full.
+        """
+        with self._probing:
+            if time.monotonic() - self._probed > 1.0:
+                with self.write(urgent=True) as session:
+                    session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+                self._probed = time.monotonic()
 
     def ping(self) -> None:
         """Raise Unavailable unless the database answers."""

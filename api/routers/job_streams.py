@@ -103,7 +103,7 @@ async def get_logs(
     if request.method == "HEAD":
         return Response(media_type=media_type, headers=NO_STORE)
     hub = cast(Hub, request.app.state.hub)
-    log = log_stream(services, job_id, caller, hub.limiter, follow=follow)
+    log = log_stream(services, job_id, caller, hub, follow=follow)
     guarded = while_allowed(log, services, job_id, caller, hub.limiter)
     return EndlessResponse(guarded, media_type=media_type, headers=NO_STORE)
 

@@ -72,6 +72,10 @@ class Watcher:
             self._frames.extend(frames)
         self._news.set()
 
+    def wake(self) -> None:
+        """Let `take` return, with or without frames."""
+        self._news.set()
+
     async def take(self, timeout_s: float) -> list[Frame]:
         """All frames that wait, as soon as there is one; nothing after `timeout_s` or while lagging."""
         if not self._frames and not self.lagging:
@@ -117,6 +121,11 @@ class Feed:
     def watching(self) -> int:
         """How many watch."""
         return len(self._watchers)
+
+    def wake(self) -> None:
+        """Let every watcher look around."""
+        for watcher in self._watchers:
+            watcher.wake()
 
     def leave(self, watcher: Watcher) -> bool:
         """End a watcher; returns whether it was the last one, upon which the feed has stopped."""

@@ -33,6 +33,14 @@ class Hub:
         self._events = events
         self.limiter = anyio.CapacityLimiter(READER_THREADS)
         self._feeds: dict[str, Feed] = {}
+        self.ending = False
+        """The process stops: streams end, and their clients take them up again elsewhere or later."""
+
+    def end(self) -> None:
+        """End every stream at its next event, which is now."""
+        self.ending = True
+        for feed in self._feeds.values():
+            feed.wake()
 
     async def close(self) -> None:
         """End the connection to Redis."""
@@ -66,7 +74,7 @@ class Hub:
             # What came between the last look and the first live event.
             async for chunk in self._past(job_id, place):
                 yield chunk
-            while not place.ended:
+            while not (place.ended or self.ending):
                 frames = await self._next(watcher, place)
                 if frames is None:
                     async for chunk in self._past(job_id, place):

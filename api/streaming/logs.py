@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import anyio
 from anyio.to_thread import run_sync
 
+from api.streaming.hub import Hub
 from opensloth.accounts.callers import Caller
 from opensloth.errors import OpenSlothError
 from opensloth.jobs.states import TERMINAL
@@ -55,14 +56,18 @@ def attempts(storage: Storage, folder: str) -> list[int]:
 
 
 async def log_stream(
-    services: Services, job_id: str, caller: Caller, limiter: anyio.CapacityLimiter, *, follow: bool
+    services: Services, job_id: str, caller: Caller, hub: Hub, *, follow: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The log so far; with `follow` also what is added to it, until the job has ended."""
-    reader = LogReader(services.storage, job_id)
+    """The log so far; with `follow` also what is added to it, until the job has ended or this process stops."""
+    reader, limiter = LogReader(services.storage, job_id), hub.limiter
     while True:
         try:
             # Asked before the log is read, so that nothing written before the end is left out.
-            over = not follow or await run_sync(services.jobs.state, job_id, caller, limiter=limiter) in TERMINAL
+            over = (
+                not follow
+                or hub.ending
+                or await run_sync(services.jobs.state, job_id, caller, limiter=limiter) in TERMINAL
+            )
         except OpenSlothError:
             # The database is away: the client asks again.
             return

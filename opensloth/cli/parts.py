@@ -26,14 +26,15 @@ LONGEST_SOCKET_PATH = 100
 
 
 def api_part(host: str, port: int) -> Part:
-    """The HTTP API; ready when `/readyz` says so."""
+    """The HTTP API; ready when `/readyz` says so of all but the disk: one that is short keeps only new work out."""
     url = local_url(host, port)
 
     def is_ready(_: Process) -> bool:
         try:
-            return httpx.get(f"{url}/readyz", timeout=0.9, trust_env=False).status_code == 200
-        except httpx.HTTPError:
+            parts = httpx.get(f"{url}/readyz", timeout=0.9, trust_env=False).json()["parts"]
+        except (httpx.HTTPError, ValueError, KeyError):
             return False
+        return bool(parts["database"] == parts["storage"] == "ok")
 
     command = (*API, "--host", host, "--port", str(port))
     return Part("api", command, is_ready, about=url, grace_s=10.0)
