@@ -62,6 +62,10 @@ _PREPARE: dict[
 }
 
 
+_LITTLE_BYTES = 1 << 20
+"""With less free space a record of a failure may find no room."""
+
+
 class Supervisor(threading.Thread):
     """Sees one attempt to its end; `stop` may be called from any thread."""
 
@@ -208,7 +212,7 @@ class Supervisor(threading.Thread):
         """The last records must be in the database before the end is written."""
         while self._ours:
             try:
-                if not self._pump.pump():
+                if not self._pump.pump_rest():
                     self._ours = False
                 break
             except Unavailable:
@@ -316,6 +320,9 @@ class Supervisor(threading.Thread):
         if _LEFT in statuses:
             return End("lost", "lease_lost")
         codes = ", ".join(_exit_name(status) for status in statuses)
+        if shutil.disk_usage(self._run_dir).free < _LITTLE_BYTES:
+            text = f"the disk of OPENSLOTH_HOME is full, so that the trainer could not even say why it ended ({codes})"
+            return End("failed", "storage_error", text, log_tail=self._logs.tail())
         return End(
             "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
         )

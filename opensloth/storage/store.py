@@ -220,9 +220,13 @@ class Storage:
                 if error.errno != errno.EXDEV:
                     raise
         copy_from = None if aside.exists() else local
-        files = self._again(lambda: _laid_out(aside, names, copy_from))
-        self._again(lambda: _finish(aside, files))
-        self._place(aside, key)
+        try:
+            files = self._again(lambda: _laid_out(aside, names, copy_from))
+            self._again(lambda: _finish(aside, files))
+            self._place(aside, key)
+        except Exception:
+            shutil.rmtree(aside, ignore_errors=True)  # half a tree must not fill the disk that was too full for it
+            raise
         return files
 
     def list_tree(self, key: str) -> list[StoredFile] | None:

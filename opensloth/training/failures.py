@@ -53,6 +53,11 @@ DEVICE_ERRORS = (
     "CUDA unknown error",
 )
 """Texts of errors for which the GPU or its driver is at fault, not what ran on it."""
+_FULL = (
+    *("No space left on device", "StorageFull", "Disk quota exceeded"),
+    *("PytorchStreamWriter failed", "iostream error"),
+)
+"""What libraries say of a full disk whose errors are no OSError."""
 _OOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
@@ -95,6 +100,8 @@ def _code(error: BaseException, phase: str) -> str:
         return "cuda_oom"
     if any(sign in text for sign in DEVICE_ERRORS):
         return "device_error"
+    if _is_full(error):
+        return "storage_error"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "cpu_oom"
     if "StorageCorrupt" in names or "CheckpointUnusable" in names:
@@ -103,9 +110,20 @@ def _code(error: BaseException, phase: str) -> str:
         return _loading_code(error, names)
     if phase == "preparing_data" and isinstance(error, OSError | UnicodeDecodeError):
         return "dataset_error"
-    if isinstance(error, OSError) and (phase == "saving" or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+    if isinstance(error, OSError) and (phase == "saving" or error.errno == errno.EROFS):
         return "storage_error"
     return "internal_error"
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a disk without room is behind it; what follows in closing a file may hide the cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(sign in str(seen) for sign in _FULL):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _loading_code(error: BaseException, names: set[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -92,6 +93,9 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
         logging.getLogger(__name__).exception("the run failed")
         if first_to_fail(run_dir):
             failure, capped = explained(describe(error, records.current_phase), error)
+            if failure.code == "storage_error":
+                # What it could not save whole may have taken the very room that it needs to say so.
+                shutil.rmtree(run_dir / "output", ignore_errors=True)
             records.write(
                 "failure",
                 failure.message,

@@ -33,7 +33,19 @@ class Records:
         record = {"time": time.time(), "type": kind, "level": level, "message": message, "data": _plain(data)}
         if self._redact is not None:
             record = self._redact(record)
-        os.write(self._file, json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._append(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        """The whole line or nothing of it: a disk that is full takes a part without a word."""
+        written = os.write(self._file, line)
+        if written == len(line):
+            return
+        try:
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError:
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise
 
     def phase(self, phase: str, message: str) -> None:
         """What the run does next: loading_model, preparing_data, training or saving."""

@@ -5,7 +5,8 @@ attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SI
 7 in the first attempt, `save_s=3` saves for 3 s, `kill_worker@3` kills the worker that started it, in each attempt.
 `claim=4` holds 4 GiB of the fake GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the
 host's memory, `bad_gpu=NAME` fails with device_error wherever it gets that GPU, `oom@3` runs out of GPU memory,
-`oom_above=50` does once more than 50 GiB of its GPU are used.
+`oom_above=50` does once more than 50 GiB of its GPU are used. `fat=100` makes checkpoints of 100 KiB. What goes wrong
+with a disk is told as the real one tells it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 from opensloth.storage import Storage
+from opensloth.training.failures import describe
 from opensloth.training.pulse import SAVING, STEPS, Pulse
 from opensloth.training.records import Records
 from opensloth.training.run_spec import EVENTS_NAME, RunSpec, checkpoint_name, read_spec
@@ -36,6 +39,7 @@ class Behaviour:
         self.steps = int(self.words.get("steps") or 5)
         self.step_s = float(self.words.get("step_s") or 0.02)
         self.save = int(self.words.get("save") or 0)
+        self.fat = int(self.words.get("fat") or 0)
         self.save_s = float(self.words.get("save_s") or 0.0)
 
     def at(self, word: str, step: int) -> bool:
@@ -55,15 +59,20 @@ def main() -> None:
     if int(os.environ["RANK"]) != 0:
         time.sleep(behaviour.steps * behaviour.step_s)
         sys.exit(0)
-    train(run, behaviour, stop)
+    records = Records(Path(run.run_dir) / EVENTS_NAME)
+    try:
+        train(run, behaviour, stop, records)
+    except OSError as error:
+        failure = describe(error, records.current_phase)
+        records.write("failure", failure.message, local_rank=0, **asdict(failure))
+        sys.exit(EXIT_FAILED)
 
 
 def warm_up(engine: str) -> None:
     """A standby of it has nothing to import."""
 
 
-def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
-    records = Records(Path(run.run_dir) / EVENTS_NAME)
+def train(run: RunSpec, behaviour: Behaviour, stop: list[int], records: Records) -> None:
     storage = Storage(run.storage_url)
     pulse = Pulse(Path(run.run_dir))
     records.phase("training", "training")
@@ -107,11 +116,11 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int]) -> None:
             pulse.beat(SAVING)
             time.sleep(behaviour.save_s)
         if stop and step < behaviour.steps:
-            checkpoint(run, storage, records, step)
+            checkpoint(run, storage, records, step, behaviour.fat)
             records.write("stopped", "stopped", step=step, complete=False)
             sys.exit(EXIT_STOPPED)
         if saves:
-            checkpoint(run, storage, records, step)
+            checkpoint(run, storage, records, step, behaviour.fat)
     del eaten
     folder = Path(run.run_dir) / "result"
     folder.mkdir()
@@ -132,10 +141,11 @@ def fail(records: Records, code: str) -> NoReturn:
     sys.exit(EXIT_FAILED)
 
 
-def checkpoint(run: RunSpec, storage: Storage, records: Records, step: int) -> None:
+def checkpoint(run: RunSpec, storage: Storage, records: Records, step: int, fat: int = 0) -> None:
     folder = Path(run.run_dir) / checkpoint_name(step)
     folder.mkdir()
     (folder / "state").write_text(str(step))
+    (folder / "fat").write_bytes(os.urandom(fat << 10))
     key = f"{run.checkpoint_key}/{checkpoint_name(step)}"
     files = storage.put_tree(folder, key, move=True)
     size = sum(file.bytes for file in files)

@@ -150,11 +150,16 @@ def curve(*specs: RunSpec) -> dict[int, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Signal:
-    """Sends the trainer a signal at an exact moment: after step `step`, or as phase `phase` begins."""
+    """Sends the trainer a signal at an exact moment: after step `step`, or as phase `phase` begins.
+
+    `writing`: in the middle of the files of the checkpoint after so many steps; `storing`: as they go to storage.
+    """
 
     number: int
     step: int | None = None
     phase: str | None = None
+    writing: int | None = None
+    storing: int | None = None
 
 
 @dataclass
@@ -213,7 +218,9 @@ def _trainer(run_dir: str, environment: dict[str, str], signal: Signal | None) -
 def _send_itself(signal: Signal) -> None:
     from opensloth.training import callbacks, records
 
-    if signal.step is not None:
+    if signal.writing is not None or signal.storing is not None:
+        _die_while_saving(signal)
+    elif signal.step is not None:
         step_end = callbacks.RunCallback.on_log
 
         def on_log(self: Any, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -231,3 +238,31 @@ def _send_itself(signal: Signal) -> None:
                 os.kill(os.getpid(), signal.number)
 
         records.Records.phase = on_phase  # type: ignore[method-assign]
+
+
+def _die_while_saving(signal: Signal) -> None:
+    import torch
+
+    from opensloth.storage import store
+    from opensloth.training import callbacks
+
+    step = 0
+    step_end = callbacks.RunCallback.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **others: Any) -> None:
+        nonlocal step
+        step = state.global_step
+        step_end(self, args, state, control, **others)
+
+    def die_first(moment: int | None, real: Any) -> Any:
+        def call(*arguments: Any, **others: Any) -> Any:
+            done = real(*arguments, **others)
+            if step == moment:
+                os.kill(os.getpid(), signal.number)
+            return done
+
+        return call
+
+    callbacks.RunCallback.on_step_end = on_step_end  # type: ignore[method-assign]
+    torch.save = die_first(signal.writing, torch.save)
+    store.fsync_path = die_first(signal.storing, store.fsync_path)  # type: ignore[attr-defined]

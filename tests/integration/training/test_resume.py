@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from opensloth.storage import Storage
 from opensloth.training.run_spec import RunSpec
+from tests.support.faults import fill, small_disk
 from tests.support.training import Signal, TrainerHost, curve, dpo_rows, log, make_run, next_attempt, records
 
 DROPOUT = {"lora_args": {"r": 4, "lora_dropout": 0.1}}
@@ -63,20 +65,70 @@ def test_dpo_from_an_adapter_is_measured_against_that_adapter(
     assert not (_folder(spec, spec.artifact_key) / "ref").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_checkpoints_damaged_in_any_way_are_passed_over_for_the_newest_whole_one(
     tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:
-    killed = make_run(tmp_path, tiny_model, "dpo", name="killed", arguments={"save_steps": 2}, rows=dpo_rows(16))
-    assert trainers.run(killed, Signal(SIGKILL, step=5)) == -SIGKILL, log(killed)
-    damaged = _folder(killed, f"{killed.checkpoint_key}/step-00000004") / "optimizer.pt"
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    arguments = {"save_steps": 2, "save_total_limit": 10, "max_steps": 12}
+    killed = make_run(tmp_path, tiny_model, "dpo", name="killed", arguments=arguments, rows=dpo_rows(16))
+    assert trainers.run(killed, Signal(SIGKILL, step=11)) == -SIGKILL, log(killed)
 
-    resumed = next_attempt(killed, step=4)
+    def file(step: int, name: str) -> Path:
+        return _folder(killed, f"{killed.checkpoint_key}/step-{step:08d}") / name
+
+    flipped = bytearray(file(10, "optimizer.pt").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    file(10, "optimizer.pt").write_bytes(flipped)
+    weights = file(8, "adapter_model.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+    file(6, "trainer_state.json").unlink()
+    os.truncate(file(4, "MANIFEST.json"), 40)
+
+    resumed = next_attempt(killed, step=10)
     assert trainers.run(resumed) == 0, log(resumed)
     assert records(resumed, "started")[0]["resumed_step"] == 2
-    assert any("step-00000004 is passed over" in record["message"] for record in records(resumed))
+    told = " ".join(record["message"] for record in records(resumed) if "is passed over" in record["message"])
+    assert all(f"step-{step:08d} is passed over" in told for step in (10, 8, 6, 4))
+
+
+@pytest.mark.parametrize("moment", ["writing", pytest.param("storing", marks=pytest.mark.slow)])
+def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_from_the_one_before(
+    tiny_model: Path, trainers: TrainerHost, tmp_path: Path, moment: str
+) -> None:
+    arguments = {"save_steps": 2, "max_steps": 6}
+    killed = make_run(tmp_path, tiny_model, "dpo", name="killed", arguments=arguments)
+    assert trainers.run(killed, Signal(SIGKILL, **{moment: 4})) == -SIGKILL, log(killed)
+    storage = Storage(killed.storage_url)
+    assert [saved["step"] for saved in records(killed, "checkpoint")] == [2]
+    assert storage.list_tree(f"{killed.checkpoint_key}/step-00000004") is None
+    storage.verify_tree(f"{killed.checkpoint_key}/step-00000002")
+
+    resumed = next_attempt(killed, step=2)
+    assert trainers.run(resumed) == 0, log(resumed)
+    assert records(resumed, "started")[0]["resumed_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", ["storage", "scratch"])
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved_fails_the_run_and_leaves_the_older_one(
+    tiny_model: Path, trainers: TrainerHost, tmp_path: Path, full: str
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        arguments = {"save_steps": 2, "max_steps": 6}
+        spec = make_run(tmp_path if full == "storage" else disk, tiny_model, "dpo", arguments=arguments)
+        spec = spec.model_copy(update={"storage_url": str((disk if full == "storage" else tmp_path) / "store")})
+        (Path(spec.run_dir) / "run.json").write_text(spec.model_dump_json())
+        assert trainers.run(spec, Signal(SIGKILL, step=3)) == -SIGKILL, log(spec)
+        key = f"{spec.checkpoint_key}/step-00000002"
+        size = Storage(spec.storage_url).usage(key).bytes
+        resumed = next_attempt(spec, step=2)
+        filler = fill(disk, leave=size + size // 2 if full == "scratch" else size // 2)
+        assert trainers.run(resumed) == 20, log(resumed)
+        (failure,) = records(resumed, "failure")
+        assert failure["code"] == "storage_error", failure
+        Storage(spec.storage_url).verify_tree(key)
+        filler.unlink()
+        again = next_attempt(resumed.model_copy(update={"checkpoint_key": spec.checkpoint_key}), step=2)
+        assert trainers.run(again) == 0, log(again)
 
 
 def test_a_run_killed_after_its_last_checkpoint_only_writes_its_result(

@@ -28,3 +28,11 @@ def test_a_model_that_cannot_be_loaded_has_a_code(error: Exception, code: str) -
     assert (failure.code, failure.message) == (code, str(error))
     assert failure.hint == HINTS[code]
     assert reason(code).retryable is (code == "hub_unavailable")
+
+
+def test_a_full_disk_is_the_storages_fault_however_a_library_says_it() -> None:
+    hidden = RuntimeError("unexpected pos 64 vs 0")
+    hidden.__context__ = OSError(28, "No space left on device")
+    texts = 'Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'
+    for error in (SafetensorError(texts), RuntimeError("PytorchStreamWriter failed writing file data/3"), hidden):
+        assert describe(error, "training").code == "storage_error"
