@@ -66,7 +66,7 @@ class Host:
         ]
 
     def start(self) -> None:
-        """Begin; where the database is away, as soon as it is there. Raises OpenSlothError if this host has a worker."""
+        """Begin, as soon as the database is there. Raises OpenSlothError if this host has a worker already."""
         self._lock = _only_one(self._services)
         if not self._begin():
             threading.Thread(target=self._begin_later, name="begin", daemon=True).start()
@@ -76,6 +76,8 @@ class Host:
             try:
                 if self._begin():
                     return
+            except OpenSlothError as error:
+                log.error("this worker cannot begin: %s (%s)", error.message, error.hint)
             except Exception:
                 log.exception("this worker cannot begin; it tries again")
 

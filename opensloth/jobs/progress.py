@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -16,6 +17,8 @@ from opensloth.jobs.states import State
 from opensloth.jobs.transitions import transition
 from opensloth.storage.deletions import let_go
 
+_CLOCKS_DIFFER_S = 2.0
+"""Less is the time that it takes to ask."""
 _LEVELS = {"info", "warning", "error"}
 
 
@@ -26,8 +29,12 @@ class RecordSink:
         self._events = events
 
     def store(self, session: Session, row: JobRow, records: list[dict[str, Any]]) -> None:
-        """Insert `records` as events of the present attempt and bring the job up to date."""
-        records = [finite(record) for record in records]
+        """Insert `records` as events of the present attempt and bring the job up to date.
+
+        The trainer's times are of this host's clock; where that is wrong they are moved to the database's.
+        """
+        off_s = now_of(session) - time.time()
+        records = [_on_time(finite(record), off_s if abs(off_s) > _CLOCKS_DIFFER_S else 0.0) for record in records]
         self._events.append(session, row.id, row.attempt, [as_record(record) for record in records])
         changes: dict[str, Any] = {}
         for record in records:
@@ -107,6 +114,11 @@ class RecordSink:
             session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == row.id, CheckpointRow.key == key))
             if key.startswith(own):
                 let_go(session, key)
+
+
+def _on_time(record: dict[str, Any], off_s: float) -> dict[str, Any]:
+    told = record.get("time")
+    return record | {"time": told + off_s} if off_s and isinstance(told, int | float) else record
 
 
 def as_record(record: dict[str, Any]) -> Record:

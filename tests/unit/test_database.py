@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -126,3 +127,37 @@ def test_an_error_of_the_database_does_not_say_what_was_written(services: Servic
     with pytest.raises((SQLAlchemyError, OpenSlothError)) as failed, services.database.write() as session:
         session.execute(text("INSERT INTO no_such_table (value) VALUES (:value)"), {"value": "whsec_inthelog"})
     assert "whsec_inthelog" not in f"{failed.value} {failed.value.__cause__}"
+
+
+def test_an_urgent_write_goes_before_those_that_wait_for_their_turn(services: Services) -> None:
+    database = services.database
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL has many writers")
+    over = threading.Event()
+
+    def keep_writing() -> None:
+        """A process that gives the others next to no gap."""
+        writer = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None, timeout=30)
+        while not over.is_set():
+            writer.execute("BEGIN IMMEDIATE")
+            over.wait(0.02)
+            writer.execute("COMMIT")
+        writer.close()
+
+    thread = threading.Thread(target=keep_writing)
+    thread.start()
+    try:
+        with database._turn():  # somebody of this process is next
+            for _ in range(10):
+                with database.write(urgent=True) as session:
+                    session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_database_that_is_not_migrated_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable) as refusal, Database(f"sqlite:///{tmp_path / 'new.db'}").read() as session:
+        session.execute(select(ApiKeyRow))
+    assert refusal.value.error_code == "database_not_migrated"
+    assert "python -m migrations" in str(refusal.value.hint)

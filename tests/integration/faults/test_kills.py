@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,26 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
 
-from opensloth.devices.rows import DeviceLeaseRow
-from opensloth.jobs.rows import JobRow
 from opensloth.services import Services
 from opensloth.settings import Settings
+from tests.support.faults import BOTH, environment, jobs_there, went_well
 from tests.support.http_server import serve
 from tests.support.jobs import ADMIN, add_file, add_model, body, submit, wait_for, wait_for_state
 from tests.support.up_process import free_port
 from tests.support.workers import ROOT, Worker, running_worker, trainers_of
-
-BOTH = pytest.mark.parametrize(
-    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    values = settings.model_dump(mode="json", exclude_none=True)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **{f"OPENSLOTH_{name.upper()}": str(v) for name, v in values.items()}}
 
 
 @contextmanager
@@ -59,27 +46,6 @@ def dying(settings: Settings, moment: str, log: Path, *command: str) -> Iterator
 def ended_by_itself(process: subprocess.Popen[bytes], log: Path, timeout: float = 60.0) -> None:
     status = process.wait(timeout)
     assert status == -signal.SIGKILL, log.read_text()[-3000:]
-
-
-def jobs_there(services: Services) -> int:
-    with services.database.read() as session:
-        return session.scalar(select(func.count()).select_from(JobRow)) or 0
-
-
-def went_well(services: Services, job_id: str, steps: int) -> None:
-    """The job is done, its metrics are whole, and nothing of it is left behind."""
-    job = wait_for_state(services, job_id, "succeeded", "failed", "cancelled", timeout=90)
-    assert job.state == "succeeded", job.error
-    (series,) = services.jobs.metrics(job_id, ADMIN, ["loss"])
-    assert [point["step"] for point in series["points"]] == list(range(1, steps + 1))
-    events = services.events.list(job_id, limit=10_000)
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    moves = [(event.data["from"], event.data["to"]) for event in events if event.type == "state"]
-    assert sum(to == "starting" for _, to in moves) == job.attempt
-    assert sum(to == "succeeded" for _, to in moves) == 1
-    with services.database.read() as session:
-        assert not session.scalars(select(DeviceLeaseRow)).all()
-    wait_for(lambda: not trainers_of(job_id))
 
 
 @BOTH

@@ -14,13 +14,10 @@ from opensloth.events.publisher import PLAN_QUEUE, celery_app, host_queue
 from opensloth.jobs.rows import AttemptRow
 from opensloth.services import Services
 from opensloth.settings import Settings
+from tests.support.faults import BOTH
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
 from tests.support.up_process import Up, free_port
 from tests.support.workers import Worker, running_worker, trainers_of
-
-BOTH = pytest.mark.parametrize(
-    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
 
 
 def resumed(services: Services, job_id: str) -> list[int]:

@@ -89,7 +89,8 @@ def test_after_its_lease_an_attempt_is_lost_and_all_its_writes_are_refused(
     assert attempts.renew(job_id, 1) == (False, None)
     job = services.jobs.get(job_id, ADMIN)
     assert (job.state, job.reason) == ("queued", "host_lost")
-    plan_round(services.database, services.events, services.publisher, services.settings)
+    args = (services.database, services.events, services.publisher, services.settings)
+    wait_for(lambda: services.devices.beat("box", {}) and plan_round(*args))
     assert not attempts.record(job_id, 1, [record(1)], 0, 10)
     assert attempts.end(job_id, 1, End("failed", "nan_loss")) is None
     assert services.jobs.get(job_id, ADMIN).state == "starting"
