@@ -19,7 +19,6 @@ from tests.support.http_server import serve
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
 from tests.support.workers import running_worker
 
-
 LONG = {"lease_s": 60.0, "host_timeout_s": 60.0}
 """A loaded machine must not lose a lease here."""
 SLOW = [pytest.param("flushed", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
