@@ -28,7 +28,8 @@ def place(services: Services, attempts: AttemptService, name: str = "x") -> str:
     """A job that is placed on this host and taken up, with no supervisor behind it."""
     Host(services)._register()
     job_id = submit(services, name)
-    assert plan_round(services.database, services.events, services.publisher, services.settings) == 1
+    args = (services.database, services.events, services.publisher, services.settings)
+    assert wait_for(lambda: services.devices.beat("box", {}) and plan_round(*args)) == 1
     assert [placed.job.id for placed in attempts.take_up("box")] == [job_id]
     return job_id
 
