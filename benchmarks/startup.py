@@ -88,10 +88,9 @@ class Run:
     def all(self, engines: list[str], asked: argparse.Namespace) -> None:
         """Rounds of each engine through the service and bare; jobs back to back after the first round."""
         began = time.monotonic()
-        for engine in engines:
-            self.result[engine] = {"rounds": {"service": [], "bare": []}, "standby": self.standby(engine, began)}
-        for engine in engines:  # the first job of all also fills the caches for both sides
-            self.result[engine]["first_job"] = self.one(engine)[1]
+        for engine in engines:  # the first job also fills the caches for both sides, and asks for the next standby
+            self.result[engine] = {"rounds": {"service": [], "bare": []}, "first_job": self.one(engine, wait=False)[1]}
+            self.result[engine]["standby"] = self.standby(engine)
         longest = 0.0
         for number in range(asked.rounds):
             if number and time.monotonic() - began + longest > asked.limit:
@@ -116,19 +115,19 @@ class Run:
             self.result[engine] |= summary(sides)
             save("startup", self.result)
 
-    def standby(self, engine: str, began: float) -> dict[str, Any]:
-        """When the first one was ready, and what it holds."""
+    def standby(self, engine: str) -> dict[str, Any]:
+        """What one that is ready holds."""
         wait_for(lambda: self.ready(engine), 300, 0.1)
         (pid,) = [one["pid"] for one in self.standbys() if one["engine"] == engine]
         return {
-            "ready_s": round(time.monotonic() - began, 1),
             "host_mib": psutil.Process(pid).memory_info().rss >> 20,
             "device_mib": device_mib(pid),
         }
 
-    def one(self, engine: str) -> tuple[str, dict[str, Any]]:
-        """A job on an idle box."""
-        wait_for(lambda: self.ready(engine), 300, 0.2)
+    def one(self, engine: str, *, wait: bool = True) -> tuple[str, dict[str, Any]]:
+        """A job on an idle box; `wait` until it has a standby."""
+        if wait:
+            wait_for(lambda: self.ready(engine), 300, 0.2)
         submitted, (job_id,) = time.time(), self.submit(engine, 1, self.steps)
         self.wait_ended(job_id)
         return job_id, self.measure(job_id, submitted)
@@ -175,9 +174,7 @@ class Run:
             "first_step_s": at["started"],
             "standby": all(rank.get("standby") for rank in ranks),
             "timings": started.data.get("timings"),
-            "at": {
-                name: at[name] for name in ("starting", "loading_model", "preparing_data", "training") if name in at
-            },
+            "at": {name: at[name] for name in PARTS if name in at},
             "last_step_at": round(steps[-1] - submitted, 3),
             "steps_per_second": steady(steps),
         }

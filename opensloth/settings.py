@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     standby: int | None = Field(default=None, ge=0)
     """Trainers that have done their slow imports and wait for a job, for each device; if not set, 2 for a GPU (one for
-    each engine) and none for a CPU slot. Each takes 1 to 2 GiB of the host's memory."""
+    each engine that was used) and none for a CPU slot. Each takes 1 to 1.5 GiB of the host's memory."""
     trainer_module: str = "opensloth.training.main"
     """What a rank runs; tests of the service put a fast one here."""
 

@@ -47,7 +47,7 @@ class Host:
         self._watch = DeviceWatch(found, nvml, services.devices, self._settings)
         self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
         self._imports = Imports(services, self._id)
-        self._standbys = StandbyPool(self._settings, self._devices)
+        self._standbys = StandbyPool(self._settings, self._devices, self._watch.readings)
         self._supervisors: dict[str, Supervisor] = {}
         self._wake = threading.Event()
         self._draining = threading.Event()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 
 from opensloth.devices.inventory import FoundDevice
+from opensloth.devices.readings import Reading
 from opensloth.settings import Settings
 from worker.fingerprint import fingerprint
 from worker.host_memory import memory_left
@@ -28,11 +28,13 @@ log = logging.getLogger(__name__)
 
 LIST_NAME = "standbys.json"
 ON_A_GPU = 2
-"""Standbys of a GPU where the setting does not say: one for each engine."""
+"""Standbys of a GPU where the setting does not say: one for each engine that was used."""
 ENOUGH_BYTES = 6 << 30
 """Host memory that must be left for a new one; they take some 1 to 2 GiB."""
 SCARCE_BYTES = 2 << 30
 """With less than this left they make room."""
+CROWDED_PART = 0.85
+"""With more than this part of a GPU's memory used, what holds some of it makes room."""
 LOOK_S = 1.0
 _AGAIN_S = 60.0
 """After one whose imports failed; doubles each time."""
@@ -43,11 +45,14 @@ _LONGEST_AGAIN_S = 3600.0
 class Place:
     """What a device keeps for one engine: the environment of the last job there, and the process, if there is one."""
 
+    device: FoundDevice
     engine: str
     environment: Mapping[str, str]
     standby: Standby | None = None
     failures: int = 0
     not_before: float = 0.0
+    uses_device: bool = False
+    """Its imports speak to CUDA, so that it may hold memory of the device."""
 
 
 @dataclass
@@ -56,6 +61,8 @@ class StandbyPool:
 
     settings: Settings
     devices: Mapping[str, FoundDevice]
+    readings: Callable[[], Mapping[str, Reading]] = dict
+    """What the driver says of each device."""
     _places: dict[str, list[Place]] = field(default_factory=dict)
     """By device, the engine that was used last first."""
     _starting: set[str] = field(default_factory=set)
@@ -79,13 +86,10 @@ class StandbyPool:
         return ON_A_GPU if device.kind == "cuda" else 0
 
     def _expect(self) -> None:
-        """Before any job: what the first one on each device is likely to need."""
-        engines = ["transformers"]
+        """Before any job: what `engine: auto` means. One for Unsloth, which holds GPU memory, comes with its first job."""
         for device in self.devices.values():
-            if device.kind == "cuda" and importlib.util.find_spec("unsloth") is not None:
-                engines = ["unsloth", "transformers"]
             environment = training_environment(self.settings, [device], len(self.devices), offline=True)
-            self._places[device.id] = [Place(engine, environment) for engine in engines[: self.limit(device)]]
+            self._places[device.id] = [Place(device, "transformers", environment)][: self.limit(device)]
 
     def start(self) -> None:
         """End what an earlier worker left, and begin."""
@@ -149,7 +153,7 @@ class StandbyPool:
     def _place(self, device: FoundDevice, engine: str, environment: Mapping[str, str]) -> Place | None:
         """The device's place for this engine, from now on its first."""
         places = self._places.setdefault(device.id, [])
-        place = next((one for one in places if one.engine == engine), None) or Place(engine, environment)
+        place = next((one for one in places if one.engine == engine), None) or Place(device, engine, environment)
         place.environment = environment
         if place in places:
             places.remove(place)
@@ -173,14 +177,22 @@ class StandbyPool:
     def _round(self) -> None:
         self.rounds += 1
         left, floor = memory_left()
+        crowded = self._crowded()
         for place in self.places():
-            self._judge(place, scarce=left < floor + SCARCE_BYTES)
+            full = place.uses_device and place.device.id in crowded
+            self._judge(place, "the host's" if left < floor + SCARCE_BYTES else "its device's" if full else None)
         self._remember()
         importing = sum(place.standby is not None and not place.standby.ready for place in self.places())
         if self._starting or self._stopped.is_set() or left < floor + ENOUGH_BYTES:
             return
         at_once = max(1, (os.cpu_count() or 1) // 4)
-        due = [place for place in self.places() if place.standby is None and time.monotonic() >= place.not_before]
+        due = [
+            place
+            for place in self.places()
+            if place.standby is None
+            and time.monotonic() >= place.not_before
+            and not (place.uses_device and place.device.id in crowded)
+        ]
         for place in due[: max(0, at_once - importing)]:
             self._fill(place)
             self._remember()
@@ -190,22 +202,32 @@ class StandbyPool:
         places = [place for some in self._places.values() for place in enumerate(some)]
         return [place for _, place in sorted(places, key=lambda entry: entry[0])]
 
-    def _judge(self, place: Place, *, scarce: bool) -> None:
-        """Drop a standby that is of no use, or in the way."""
+    def _crowded(self) -> set[str]:
+        """The GPUs that have little memory left."""
+        return {
+            device_id
+            for device_id, reading in self.readings().items()
+            if device_id in self.devices
+            and self.devices[device_id].kind == "cuda"
+            and (reading.used_bytes or 0) > CROWDED_PART * self.devices[device_id].memory_bytes
+        }
+
+    def _judge(self, place: Place, short_of: str | None) -> None:
+        """Drop a standby that is of no use, or in the way; `short_of`: whose memory is short."""
         standby = place.standby
         if standby is None:
             return
         standby.look()
         if standby.ready:
-            place.failures = 0
+            place.failures, place.uses_device = 0, standby.has_cuda
         if standby.is_over:
             place.failures += 1
             pause = min(_LONGEST_AGAIN_S, _AGAIN_S * 2 ** (place.failures - 1))
             place.not_before = time.monotonic() + pause
             log.warning("a standby for %s has ended; another one in %.0f s\n%s", place.engine, pause, standby.told())
             self._drop(place)
-        elif scarce:
-            log.info("the standby for %s makes room: the host's memory is short", place.engine)
+        elif short_of is not None:
+            log.info("the standby for %s makes room: %s memory is short", place.engine, short_of)
             self._drop(place)
 
     def _fill(self, place: Place) -> None:

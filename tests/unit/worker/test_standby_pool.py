@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from opensloth.devices.inventory import FoundDevice
+from opensloth.devices.readings import Reading
 from opensloth.settings import Settings
 from tests.support.jobs import wait_for
 from tests.support.probe_trainer import FAULT
@@ -116,6 +117,22 @@ def test_they_make_room_when_the_hosts_memory_is_short(make: MakePool, monkeypat
     wait_for(lambda: not pool.places()[0].standby)
     assert not psutil.pid_exists(standby.process.pid)
     monkeypatch.setattr(standby_pool, "memory_left", lambda: (1 << 40, 1))
+    wait_for(lambda: kept(pool))
+
+
+def test_one_that_may_hold_memory_of_a_full_gpu_makes_room(make: MakePool) -> None:
+    gpu = FoundDevice("GPU-a", "cuda", 0, "H100", 80 << 30)
+    pool = make([gpu])
+    wait_for(lambda: kept(pool))
+    (standby,) = kept(pool)
+    pool.readings = lambda: {"GPU-a": Reading(0.0, 75 << 30)}
+    standby_pool_rounds(pool, 2)
+    assert kept(pool) == [standby], "it holds none, as it has not spoken to CUDA"
+    standby.has_cuda = True
+    wait_for(lambda: not psutil.pid_exists(standby.process.pid))
+    standby_pool_rounds(pool, 2)
+    assert not kept(pool)
+    pool.readings = lambda: {"GPU-a": Reading(0.0, 20 << 30)}
     wait_for(lambda: kept(pool))
 
 
