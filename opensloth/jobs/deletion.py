@@ -47,9 +47,8 @@ class DeletionService:
             session.execute(delete(ModelRow).where(ModelRow.job_id == job_id))
             session.execute(delete(DependencyRow).where(DependencyRow.depends_on == job_id))
             session.execute(delete(JobRow).where(JobRow.id == job_id))
-            results = file_id_of(job_id)
-            session.execute(delete(FileRow).where(FileRow.id == results))
-            self._deletions.forget(session, [f"jobs/{job_id}", f"files/{results}"])
+            files = session.scalars(delete(FileRow).where(FileRow.id == file_id_of(job_id)).returning(FileRow.id))
+            self._deletions.forget(session, [f"jobs/{job_id}", *(f"files/{file_id}" for file_id in files)])
 
 
 def user_of_job(session: Session, job_id: str) -> str | None:
