@@ -86,7 +86,7 @@ class OpenSlothConfig(BaseModel):
     training_type: str = "sft"
     """The method: "sft", "dpo", "kto", "orpo", "grpo", or one that was registered in `opensloth.methods`."""
     engine: Literal["auto", "unsloth", "transformers"] = "auto"
-    """What trains: auto takes transformers, which was measured to be faster; Unsloth needs the least memory."""
+    """What trains: auto takes transformers, faster where memory allows it; Unsloth needs the least memory."""
     fast_model_args: FastModelArgs
     """The base model."""
     lora_args: LoraArgs | None = None

@@ -134,7 +134,7 @@ def _choose_engine(draft: Draft, device: DeviceFacts) -> Engine:
             message = 'Unsloth is not installed where this would run; use "auto" or "transformers"'
             raise invalid(path, message, "engine_unavailable")
         return "unsloth"
-    cuda = "auto: the faster one on CUDA in every case that was measured (docs/performance.md)"
+    cuda = "auto: faster on CUDA where activations are kept, as measured (docs/performance.md)"
     draft.put(path, "transformers", cuda if device.kind == "cuda" else "auto: there is no CUDA device")
     return "transformers"
 
