@@ -92,7 +92,26 @@ def complete(app: FastAPI) -> None:
                 (model, "validation") for model in (Problem, JobSpec, ExportSpec, CommandSpec)
             ]
             _, named = models_json_schema(modes, ref_template=REF_TEMPLATE)
-            made()["components"]["schemas"].update(named["$defs"])
+            document = made()
+            document["components"]["schemas"].update(named["$defs"])
+            _lift(document["paths"], document["components"]["schemas"])
         return made()
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _lift(part: Any, schemas: dict[str, Any]) -> None:
+    """Move what the schema of a single route defines for itself to where its references are looked up."""
+    if isinstance(part, list):
+        for one in part:
+            _lift(one, schemas)
+    if not isinstance(part, dict):
+        return
+    for name, schema in part.pop("$defs", {}).items():
+        _lift(schema, schemas)
+        if schemas.setdefault(name, schema) != schema:
+            raise RuntimeError(f"two schemas are called {name}")
+    if str(reference := part.get("$ref", "")).startswith("#/$defs/"):
+        part["$ref"] = REF_TEMPLATE.format(model=reference.removeprefix("#/$defs/"))
+    for one in part.values():
+        _lift(one, schemas)

@@ -214,13 +214,15 @@ def install(app: FastAPI) -> None:
 
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
-    """The methods that some route has for `path`."""
+    """The methods that some route has for `path`; of a path like /v1/jobs/estimate only those that are meant for it."""
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     scope = {"type": "http", "path": path, "root_path": "", "headers": []}
+    own = app.openapi()["paths"].get(path)
     return [
         method
         for method in methods
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+        and (own is None or method.lower() in own or (method == "HEAD" and "get" in own))
     ]
 
 

@@ -39,9 +39,11 @@ class ErrorBody(BaseModel):
     error: OpenAIError
 
 
+_UNREAD = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+"""What is refused before a route is looked for, which is OpenAI's object and more."""
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request is refused"},
-    "5XX": {"model": ErrorBody, "description": "The server cannot answer"},
+    "4XX": {"model": ErrorBody, "description": "The request is refused", "content": _UNREAD},
+    "5XX": {"model": ErrorBody, "description": "The server cannot answer", "content": _UNREAD},
 }
 """The answers that every route of this package may give beside its own; for `include_router(responses=...)`."""
 

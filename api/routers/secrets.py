@@ -67,6 +67,7 @@ def list_secrets(services: ServicesDep, caller: CallerDep) -> Page[SecretView]:
 @router.post(
     "",
     status_code=201,
+    responses={200: {"model": SecretView, "description": "It was there and is replaced"}},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": NewSecret.model_json_schema()}}}
     },

@@ -66,7 +66,7 @@ def _params(grader: Any, path: str, errors: list[FieldError], *, inner: bool = F
         errors.append(FieldError(path, "a grader is an object with `type`, `name` and its own fields", "malformed"))
         return {}
     kind = grader.get("type")
-    if kind in _REFUSED:
+    if isinstance(kind, str) and kind in _REFUSED:
         errors.append(FieldError(f"{path}.type", f"`{kind}` {_REFUSED[kind]}", "grader_not_supported"))
         return {}
     kinds = [name for name in _FIELDS if not (inner and name == "multi")]
