@@ -10,6 +10,7 @@ import pytest
 from opensloth.datasets.canonical import CanonicalRows, FileRows
 from opensloth.datasets.check import check_file
 from opensloth.datasets.encode import encode_sft
+from opensloth.datasets.forms import choose_form
 from opensloth.errors import InvalidDataset, InvalidInput
 from tests.support.tiny_model import make_tokenizer
 
@@ -164,3 +165,27 @@ def test_the_form_is_what_most_of_the_first_rows_have_and_can_be_overridden(tmp_
     assert len(list(CanonicalRows(FileRows(path, "jsonl", "rows"), "sft", "alpaca"))) == 2
     with pytest.raises(InvalidInput, match="alpaca"):
         list(CanonicalRows(FileRows(path, "jsonl", "rows"), "sft", "alpacca"))
+
+
+def test_rows_for_reinforcement_keep_what_graders_read_beside_their_prompt():
+    row = {
+        "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
+        "reference_answer": "2",
+        "tools": [],
+    }
+    form = choose_form("grpo", [row])
+    assert form is not None
+    assert form.check(row) is None
+    made = form.convert(row)
+    assert made["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    assert made["reference_answer"] == "2"
+    answered = {"messages": [*row["messages"], {"role": "assistant", "content": "2"}]}
+    assert choose_form("grpo", [answered]) is None
+    assert choose_form("sft", [answered]) is not None
+
+
+def test_a_refusal_is_what_the_assistant_said():
+    row = {"messages": [{"role": "user", "content": "A"}, {"role": "assistant", "refusal": "No.", "content": None}]}
+    form = choose_form("sft", [row])
+    assert form is not None
+    assert form.convert(row)["messages"][1] == {"role": "assistant", "content": "No."}
