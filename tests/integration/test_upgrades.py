@@ -42,6 +42,7 @@ def of_the_next_release(services: Services, *, floor: str | None = None) -> None
             session.execute(text("UPDATE schema_floor SET revision = :floor"), {"floor": floor})
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_worker_and_an_api_live_with_tables_of_the_next_release(
     services: Services, settings: Settings, tmp_path: Path
@@ -99,6 +100,7 @@ def test_an_empty_database_is_told_so(tmp_path: Path) -> None:
         require_schema(Database(f"sqlite:///{tmp_path / 'new.db'}"))
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_a_worker_that_is_too_old_or_too_early_does_not_start(
     services: Services, settings: Settings, tmp_path: Path

@@ -28,6 +28,10 @@ from tests.support import servers
 from tests.support.flaky_store import flaky
 from tests.support.jobs import ADMIN, submit
 
+BOTH = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+
 
 @pytest.fixture
 def box(services: Services) -> Services:
@@ -63,6 +67,7 @@ def same(left: Database, right: Database) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "box.tar"])
+@BOTH
 def test_every_row_and_file_comes_back(box: Services, tmp_path: Path, form: str) -> None:
     made = back_up(box, tmp_path / form, with_storage=True)
     assert made.missing == 0
@@ -75,6 +80,8 @@ def test_every_row_and_file_comes_back(box: Services, tmp_path: Path, form: str)
     there.verify_tree("models/tiny")
 
 
+@BOTH
+@pytest.mark.slow
 def test_a_backup_of_one_kind_of_database_goes_into_the_other(
     box: Services, tmp_path: Path, postgres_server: str
 ) -> None:
@@ -93,6 +100,7 @@ def test_a_backup_of_one_kind_of_database_goes_into_the_other(
         database.engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_older_revision_is_brought_up_to_date(tmp_path: Path) -> None:
     old = empty(tmp_path, "old")
     old.home.mkdir()
@@ -109,6 +117,7 @@ def test_an_older_revision_is_brought_up_to_date(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "box.tar"])
+@BOTH
 def test_what_is_damaged_is_not_put_back(box: Services, tmp_path: Path, form: str) -> None:
     back_up(box, tmp_path / form)
     file = tmp_path / form
@@ -123,9 +132,10 @@ def test_what_is_damaged_is_not_put_back(box: Services, tmp_path: Path, form: st
     assert not Path(other.home / "opensloth.db").exists()
 
 
+@BOTH
 def test_a_backup_that_was_killed_is_none(box: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as dying:
-        dying.setattr("opensloth.backup.make.json.dumps", lambda *_, **__: (_ for _ in ()).throw(SystemExit))
+        dying.setattr("opensloth.backup.make._add", lambda *_: (_ for _ in ()).throw(SystemExit))
         for form in ("folder", "box.tar"):
             with pytest.raises(SystemExit):
                 back_up(box, tmp_path / form)
@@ -134,6 +144,8 @@ def test_a_backup_that_was_killed_is_none(box: Services, tmp_path: Path, monkeyp
         restore(empty(tmp_path), str(tmp_path / "folder"))
 
 
+@BOTH
+@pytest.mark.slow
 def test_one_of_a_newer_release_is_refused(box: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     back_up(box, tmp_path / "b")
     monkeypatch.setattr("opensloth.backup.restore.code_revision", lambda: "0010")
@@ -141,6 +153,7 @@ def test_one_of_a_newer_release_is_refused(box: Services, tmp_path: Path, monkey
         restore(empty(tmp_path), str(tmp_path / "b"))
 
 
+@BOTH
 def test_a_box_in_use_is_left_alone(box: Services, tmp_path: Path) -> None:
     back_up(box, tmp_path / "b")
     before = content(box.database)
@@ -153,6 +166,8 @@ def test_a_box_in_use_is_left_alone(box: Services, tmp_path: Path) -> None:
     assert content(box.database).keys() == before.keys()
 
 
+@BOTH
+@pytest.mark.slow
 def test_a_restore_that_fails_changes_nothing(box: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     back_up(box, tmp_path / "b")
     submit(box)
@@ -163,6 +178,8 @@ def test_a_restore_that_fails_changes_nothing(box: Services, tmp_path: Path, mon
     assert content(box.database) == before
 
 
+@BOTH
+@pytest.mark.slow
 def test_no_secret_is_in_a_backup(box: Services, tmp_path: Path) -> None:
     back_up(box, tmp_path / "b.tar", with_storage=True)
     assert (tmp_path / "b.tar").stat().st_mode & 0o077 == 0
@@ -175,6 +192,7 @@ def test_no_secret_is_in_a_backup(box: Services, tmp_path: Path) -> None:
             assert key.encode() not in text
 
 
+@BOTH
 def test_a_place_that_is_taken_or_in_the_storage_is_refused(box: Services, tmp_path: Path) -> None:
     back_up(box, tmp_path / "b")
     for taken in (tmp_path / "b", Path(box.settings.storage) / "inside"):
@@ -182,6 +200,7 @@ def test_a_place_that_is_taken_or_in_the_storage_is_refused(box: Services, tmp_p
             back_up(box, taken)
 
 
+@BOTH
 def test_running_jobs_go_on_from_what_the_storage_has_now(box: Services, tmp_path: Path) -> None:
     """Between backup and restore the box went on: of two checkpoints one was removed, and a newer one was made."""
     job_id = submit(box)
@@ -210,6 +229,7 @@ def test_running_jobs_go_on_from_what_the_storage_has_now(box: Services, tmp_pat
         assert (job.lease_until or 1e12) < job.created_at
 
 
+@pytest.mark.slow
 def test_a_log_of_an_object_store_becomes_a_file_and_back(tmp_path: Path) -> None:
     key = "jobs/ftjob-1/logs/attempt-1.log"
     (tmp_path / "log").write_bytes(b"x" * (PART_BYTES + 7))
@@ -228,6 +248,8 @@ def test_a_log_of_an_object_store_becomes_a_file_and_back(tmp_path: Path) -> Non
         assert len(read_log(Storage(again.storage), key, PART_BYTES, 100)) == 7
 
 
+@BOTH
+@pytest.mark.slow
 def test_the_file_of_before_is_kept(box: Services, tmp_path: Path) -> None:
     if not box.database.is_sqlite:
         pytest.skip("PostgreSQL keeps a schema, which another test looks at")
@@ -241,6 +263,7 @@ def test_the_file_of_before_is_kept(box: Services, tmp_path: Path) -> None:
         assert session.get(JobRow, later) is None, "whoever had it open sees the restored one"
 
 
+@BOTH
 def test_the_manifest_of_the_storage_is_in_it(box: Services, tmp_path: Path) -> None:
     back_up(box, tmp_path / "b")
     assert json.loads((tmp_path / "b" / "storage.json").read_text()) == box.storage.list_all()
