@@ -86,7 +86,7 @@ class StandbyPool:
         return ON_A_GPU if device.kind == "cuda" else 0
 
     def _expect(self) -> None:
-        """Before any job: what `engine: auto` means. One for Unsloth, which holds GPU memory, comes with its first job."""
+        """Before any job: what `engine: auto` means. One for Unsloth, which holds GPU memory, comes after its first."""
         for device in self.devices.values():
             environment = training_environment(self.settings, [device], len(self.devices), offline=True)
             self._places[device.id] = [Place(device, "transformers", environment)][: self.limit(device)]

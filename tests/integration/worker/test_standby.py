@@ -45,9 +45,9 @@ def test_jobs_one_after_the_other_each_have_a_process_of_their_own(
     with running_worker(settings, tmp_path) as worker:
         pids = []
         for _ in range(3):
-            (standby,) = wait_for(lambda: waiting(settings))
+            (standby,) = wait_for(lambda: waiting(settings), 120)
             job_id = submit(services, "steps=5")
-            assert wait_for_state(services, job_id, "succeeded", "failed").state == "succeeded"
+            assert wait_for_state(services, job_id, "succeeded", "failed", timeout=120).state == "succeeded"
             (rank,) = processes(services, job_id)
             assert rank["standby"], worker.log.read_text()[-3000:]
             pids.append(rank["pid"])
@@ -55,16 +55,16 @@ def test_jobs_one_after_the_other_each_have_a_process_of_their_own(
             psutil.wait_procs([standby], timeout=20)
             assert not standby.is_running()
         assert len(set(pids)) == 3
-        (last,) = wait_for(lambda: waiting(settings))
+        (last,) = wait_for(lambda: waiting(settings), 120)
     wait_for(lambda: not psutil.pid_exists(last.pid))
 
 
 @ONE
 def test_a_job_on_two_devices_takes_the_standby_of_each(services: Services, settings: Settings, tmp_path: Path) -> None:
     with running_worker(settings, tmp_path):
-        wait_for(lambda: len(waiting(settings)) == 2)
+        wait_for(lambda: len(waiting(settings)) == 2, 120)
         job_id = submit(services, "steps=5", resources={"gpus": 2})
-        assert wait_for_state(services, job_id, "succeeded", "failed").state == "succeeded"
+        assert wait_for_state(services, job_id, "succeeded", "failed", timeout=120).state == "succeeded"
         assert [rank["standby"] for rank in processes(services, job_id)] == [True, True]
 
 
@@ -75,10 +75,10 @@ def test_a_standby_that_is_gone_or_hangs_costs_the_job_nothing(
 ) -> None:
     settings = settings.model_copy(update={"devices": "cpu:1"})
     with running_worker(settings, tmp_path):
-        (standby,) = wait_for(lambda: waiting(settings))
+        (standby,) = wait_for(lambda: waiting(settings), 120)
         os.kill(standby.pid, number)
         job_id = submit(services, "steps=5")
-        job = wait_for_state(services, job_id, "succeeded", "failed", timeout=60)
+        job = wait_for_state(services, job_id, "succeeded", "failed", timeout=120)
         assert (job.state, job.attempt) == ("succeeded", 1), job.error
         assert processes(services, job_id)[0]["pid"] != standby.pid
 
@@ -87,7 +87,7 @@ def test_a_standby_that_is_gone_or_hangs_costs_the_job_nothing(
 def test_standbys_leave_with_a_killed_worker(services: Services, settings: Settings, tmp_path: Path) -> None:
     worker = Worker(settings, tmp_path / "worker.log")
     worker.start()
-    standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found)
+    standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found, 120)
     worker.kill()
     assert not psutil.wait_procs(standbys, timeout=20)[1]
 
@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_while_it_hands_over_loses_nothing(
 ) -> None:
     log = tmp_path / "dying.log"
     with dying(settings, moment, log, "celery", "-A", "worker.app", "worker") as worker:
-        standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found)
+        standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found, 120)
         job_id = submit(services, "steps=12 save=4")
         ended_by_itself(worker, log)
         assert not psutil.wait_procs(standbys, timeout=20)[1]
