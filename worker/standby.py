@@ -160,7 +160,7 @@ class Standby:
 
     def end(self) -> None:
         """Kill it, unless it serves a job, and remove what it leaves."""
-        if self.taken:
+        if self.taken or self.heartbeat < 0:
             return
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -169,6 +169,7 @@ class Standby:
         self.process.wait()
         self.control.close()
         os.close(self.heartbeat)
+        self.heartbeat = -1  # it may be another file's from now on
         shutil.rmtree(self.folder, ignore_errors=True)
         _log_of(self.folder).unlink(missing_ok=True)
 

@@ -134,6 +134,7 @@ def test_another_process_takes_the_place_of_one_that_does_not_answer(
     assert found(tmp_path / "run")["pid"] == ranks.processes[0].pid != standby.process.pid
     assert not psutil.pid_exists(standby.process.pid)
     assert not standby.folder.exists()
+    standby.end()  # again, as whoever lent it does
     ended(tmp_path / "run", ranks)
 
 
