@@ -135,13 +135,16 @@ def test_only_the_gpu_worker_reserves_gpus():
 
 def test_every_variable_of_compose_is_in_the_guide_and_none_else():
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    used = set(re.findall(r"\$\{([A-Z_]+)", text)) | {"COMPOSE_PROFILES"}
+    of_services = [service.get("environment", {}).items() for service in SERVICES.values()]
+    only_if_set = {name for variables in of_services for name, value in variables if value is None}
+    used = set(re.findall(r"\$\{([A-Z_]+)", text)) | {"COMPOSE_PROFILES"} | only_if_set
     guide = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", guide, re.M)) == used
-    example = dict(
-        line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"
-    )
-    assert set(example) == used - {"OPENSLOTH_DATABASE_URL", "OPENSLOTH_REDIS_URL"}
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and line[0] != "#")
+    shown = set(re.findall(r"^# ([A-Z_]+)=", "\n".join(lines), re.M))
+    assert shown == only_if_set | {"OPENSLOTH_STORAGE_URL"}, "an empty value is not none for the drivers of stores"
+    assert set(example) == used - shown - {"OPENSLOTH_DATABASE_URL", "OPENSLOTH_REDIS_URL"}
     assert example["POSTGRES_PASSWORD"] == ""
 
 

@@ -20,5 +20,5 @@ def test_the_credentials_of_another_store_are_not_for_trainers() -> None:
 def test_the_stores_secret_is_taken_out_of_what_a_trainer_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    said = read_secrets().redact(f"key {CREDENTIALS['AWS_SECRET_ACCESS_KEY']} in {CREDENTIALS['AWS_REGION']}")
+    said = read_secrets().redact(f"key {CREDENTIALS['AWS_SECRET_ACCESS_KEY']} in {CREDENTIALS['AWS_DEFAULT_REGION']}")
     assert said == "key [secret] in us-east-1"
