@@ -22,7 +22,7 @@ ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"standby": 1})
+    return settings.model_copy(update={"standby": 1, "lease_s": 10.0, "lease_renew_s": 1.0})
 
 
 def waiting(settings: Settings) -> list[psutil.Process]:
