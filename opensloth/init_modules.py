@@ -146,8 +146,8 @@ def import_engine(engine: str) -> None:
     """The engine's own slow imports. Unsloth must come before transformers, TRL and PEFT; what it does to the
     environment's folder for compiled graphs is undone."""
     if engine != "unsloth":
-        import peft
-        import torch
+        import peft  # noqa: F401
+        import torch  # noqa: F401
         import transformers.trainer  # noqa: F401
 
         return

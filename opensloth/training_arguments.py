@@ -51,8 +51,8 @@ class TrainingArguments(BaseModel):
     """Optimizer steps at which training ends, instead of epochs; -1 means by epochs."""
 
     optim: str = "adamw_8bit"
-    """The optimizer, a name that transformers knows; 8-bit kinds fall back to 32-bit where bitsandbytes is not. When not
-    set, an adapter on CUDA gets adamw_torch_fused, which is faster."""
+    """The optimizer, a name that transformers knows; 8-bit kinds fall back to 32-bit where bitsandbytes is not. If it
+    is not set, an adapter on CUDA gets adamw_torch_fused, which is faster."""
     weight_decay: float = Field(default=0.01, ge=0, le=10)
     """Decoupled weight decay, a factor of the learning rate per step."""
     adam_beta1: Beta = 0.9
