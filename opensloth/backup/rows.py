@@ -56,7 +56,24 @@ def load(connection: Connection, folder: Path) -> dict[str, int]:
         raise BackupUnusable(f"the backup has rows of {min(strange)}, which its own revision does not know")
     for table in reversed(tables):
         connection.execute(table.delete())
-    return {table.name: _load(connection, table, folder / f"{table.name}{SUFFIX}") for table in tables}
+    loaded = {table.name: _load(connection, table, folder / f"{table.name}{SUFFIX}") for table in tables}
+    count_on(connection)
+    return loaded
+
+
+def count_on(connection: Connection) -> None:
+    """Let the ids that PostgreSQL counts go on after those of rows that brought theirs; SQLite does so by itself."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table in reflected(connection).sorted_tables:
+        key = table.autoincrement_column
+        if key is None:
+            continue
+        sequence = func.pg_get_serial_sequence(f'"{table.name}"', key.name)
+        newest = connection.scalar(select(func.max(key)))
+        if newest is not None:
+            # NULL for a column that counts nothing, and then setval does nothing.
+            connection.execute(select(func.setval(sequence, newest)))
 
 
 def count(connection: Connection) -> dict[str, int]:
