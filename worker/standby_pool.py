@@ -96,7 +96,7 @@ class StandbyPool:
         with contextlib.suppress(OSError, ValueError):
             kill_leftovers(json.loads((self._folder / LIST_NAME).read_text()))
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._expect()
         self._thread.start()
 
