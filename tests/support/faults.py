@@ -75,7 +75,7 @@ def api_process(settings: Settings, folder: Path, port: int | None = None) -> It
         process = subprocess.Popen(command, cwd=ROOT, env=environment(settings), stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: process.poll() is not None or answers(url), timeout=60)
+        wait_for(lambda: process.poll() is not None or answers(url), timeout=180)
         assert process.poll() is None, (folder / "api.log").read_text()[-3000:]
         yield url
     finally:

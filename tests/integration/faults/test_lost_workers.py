@@ -91,7 +91,7 @@ def test_a_message_that_comes_a_hundred_times_starts_a_job_once(
         for _ in range(100):
             app.send_task("opensloth.plan", queue=PLAN_QUEUE)
             app.send_task("opensloth.look", queue=host_queue(settings.host_id))
-        job = wait_for_state(services, job_id, "succeeded", "failed", timeout=60)
+        job = wait_for_state(services, job_id, "succeeded", "failed", timeout=180)
         assert (job.state, job.attempt) == ("succeeded", 1)
         with services.database.read() as session:
             assert len(session.scalars(select(AttemptRow)).all()) == 1
