@@ -28,7 +28,7 @@ USER 10001:10001
 EXPOSE 8400
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-P", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('OPENSLOTH_PORT', 8400)), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
-CMD ["python", "-P", "-m", "uvicorn", "api.main:app", "--no-access-log", "--timeout-graceful-shutdown", "5", "--host", "0.0.0.0", "--port", "8400"]
+CMD ["python", "-P", "-m", "uvicorn", "api.main:app", "--no-access-log", "--timeout-graceful-shutdown", "5", "--http", "api.framing:Http", "--host", "0.0.0.0", "--port", "8400"]
 
 
 FROM base AS worker

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 
-from api.errors import Malformed, WrongMediaType
+from api.errors import Malformed, TooSlow, WrongMediaType
 from opensloth.errors import FieldError, InvalidInput, TooLarge
 
 MAX_BODY_BYTES = 2**20
 MAX_DEPTH = 32
+BODY_S = 60.0
+"""How long a body may take to arrive."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 SURROGATES = range(0xD800, 0xE000)
 
@@ -86,11 +89,15 @@ async def _read(request: Request) -> bytes:
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
         raise _too_large()
     pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        pieces.append(piece)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
+                pieces.append(piece)
+    except TimeoutError:
+        raise TooSlow(f"the body was not whole after {BODY_S:g} s", hint="send it again") from None
     return b"".join(pieces)
 
 

@@ -49,6 +49,12 @@ class WrongMediaType(InvalidInput):
     code = "unsupported_media_type"
 
 
+class TooSlow(InvalidInput):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 @dataclass(frozen=True)
 class Answer:
     """How one class of errors looks in HTTP; `openai_type` is the type in OpenAI's error object."""
@@ -64,6 +70,7 @@ class Answer:
 
 TABLE: dict[type[OpenSlothError], Answer] = {
     Malformed: Answer(400, "The request cannot be read"),
+    TooSlow: Answer(408, "The request took too long to arrive"),
     WrongMediaType: Answer(415, "The content type is not supported"),
     InvalidInput: Answer(422, "The input is not valid"),
     NotAuthenticated: Answer(401, "A valid API key is needed"),

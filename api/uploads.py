@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from api.errors import TooSlow
 from opensloth.errors import OpenSlothError, TooLarge
 
 PIECE_BYTES = 256 * 1024
@@ -16,6 +18,8 @@ FORM_BYTES = 64 * 1024
 """Room for the form around a file of the greatest size."""
 DRAIN_BYTES = 64 * 2**20
 DRAIN_S = 5.0
+SILENCE_S = 60.0
+"""How long a client may send nothing of a file."""
 
 
 async def receive(request: Request, feed: Callable[[bytes], None], max_bytes: int) -> None:
@@ -25,7 +29,7 @@ async def receive(request: Request, feed: Callable[[bytes], None], max_bytes: in
         raise TooLarge(
             f"the file is larger than {max_bytes:,} bytes", code="file_too_large", hint="split it into several files"
         )
-    stream = request.stream()
+    stream = _in_time(request.stream())
     pieces: list[bytes] = []
     size = 0
     try:
@@ -39,6 +43,20 @@ async def receive(request: Request, feed: Callable[[bytes], None], max_bytes: in
     except OpenSlothError:
         await _drain(stream)
         raise
+
+
+async def _in_time(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """`stream`; raises TooSlow where nothing of it comes for long."""
+    pieces = aiter(stream)
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise TooSlow(f"nothing came for {SILENCE_S:g} s", hint="send the file again") from None
+        if piece is None:
+            return
+        yield piece
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:

@@ -18,7 +18,16 @@ from opensloth.cli.processes import Part, Process
 PYTHON = (sys.executable, "-P", "-m")
 MIGRATE = (*PYTHON, "migrations")
 BOOTSTRAP = (*PYTHON, "opensloth.accounts.bootstrap")
-API = (*PYTHON, "uvicorn", "api.main:app", "--no-access-log", "--timeout-graceful-shutdown", "5")
+API = (
+    *PYTHON,
+    "uvicorn",
+    "api.main:app",
+    "--no-access-log",
+    "--timeout-graceful-shutdown",
+    "5",
+    "--http",
+    "api.framing:Http",
+)
 WORKER = (*PYTHON, "celery", "-A", "worker.app", "worker", "-P", "threads", "--loglevel", "INFO")
 
 LONGEST_SOCKET_PATH = 100

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from api.framing import Http
 from api.main import create_app
 from opensloth.settings import Settings
 
@@ -19,7 +20,12 @@ def serve(settings: Settings) -> Iterator[str]:
     """The API with these settings; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on"
+        create_app(settings),
+        http=Http,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        lifespan="on",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
