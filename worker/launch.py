@@ -84,6 +84,7 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         rewards_dir=str(services.rewards.folder) if services.rewards.folder else None,
         reward_timeout_s=services.rewards.call_timeout_s,
         reward_python=services.rewards.python,
+        wandb=spec.wandb,
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
     return run, resolved.to_json()

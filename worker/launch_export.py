@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from opensloth.accounts.callers import HOST
+from opensloth.accounts.secrets import SecretUnreadable
 from opensloth.devices.inventory import FoundDevice
+from opensloth.errors import NotFound
+from opensloth.integrations import WANDB_SECRET
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.export_spec import load_export_spec
 from opensloth.jobs.rows import JobRow
@@ -79,4 +83,9 @@ def secrets_of(services: Services, job: JobRow, model: str) -> dict[str, str]:
             trained = session.get_one(JobRow, job.export_of)
     if trained.owner == job.owner and not Path(model).is_absolute():
         names["model"] = load_job_spec(trained.spec).secrets.hub
-    return {use: services.secrets.value(job.owner, name) for use, name in names.items() if name is not None}
+    values = {use: services.secrets.value(job.owner, name) for use, name in names.items() if name is not None}
+    if job.kind == "training" and (posted := load_job_spec(job.spec)).wandb is not None:
+        # A report is no reason for a job to fail: without its key the trainer says so and goes on.
+        with contextlib.suppress(NotFound, SecretUnreadable):
+            values["wandb"] = services.secrets.value(job.owner, posted.secrets.wandb or WANDB_SECRET)
+    return values

@@ -15,6 +15,7 @@ from opensloth.datasets.pulls import PullService
 from opensloth.datasets.service import FileService
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.integrations import WANDB_SECRET
 from opensloth.jobs.data import JobData, find_data
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
@@ -59,6 +60,9 @@ def resolve_inputs(
     """Check everything that a submission refers to; raises InvalidInput with the fields at fault."""
     if spec.secrets.hub is not None:
         SecretService.require(session, caller.owner, spec.secrets.hub, "secrets.hub")
+    if spec.wandb is not None:
+        field = "secrets.wandb" if spec.secrets.wandb else "integrations[0]"
+        SecretService.require(session, caller.owner, spec.secrets.wandb or WANDB_SECRET, field)
     data = find_data(session, spec, caller, files, pulls, rewards)
     config = spec.opensloth_config
     names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}

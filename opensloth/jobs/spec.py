@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from opensloth.datasets.hub_names import SPELLING, parse_hub_dataset
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.integrations import WandbIntegration
 from opensloth.jobs.spec_checks import check_interplay
 from opensloth.jobs.spec_shape import check_shape, describe_errors
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
@@ -91,6 +92,8 @@ class JobSecrets(BaseModel):
 
     hub: str | None = Field(default=None, min_length=1, max_length=64)
     """The one with the token for gated or private datasets and models of the hub."""
+    wandb: str | None = Field(default=None, min_length=1, max_length=64)
+    """The one with the key for Weights & Biases; the one called `wandb` if not set and an integration needs it."""
 
 
 class JobSpec(BaseModel):
@@ -110,6 +113,8 @@ class JobSpec(BaseModel):
     """Optimizer, batch, schedule and so on, under transformers' names."""
     secrets: JobSecrets = Field(default_factory=JobSecrets)
     """Names of secrets that it needs."""
+    integrations: list[WandbIntegration] = Field(default_factory=list, max_length=1)
+    """Where its metrics go besides: at most one run at Weights & Biases."""
     resources: Resources = Field(default_factory=Resources)
     """Devices and memory."""
     time_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)
@@ -124,6 +129,11 @@ class JobSpec(BaseModel):
     """Up to 16 pairs of text for your own use: keys up to 64 characters, values up to 512."""
     depends_on: Annotated[list[JobId], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=64)
     """Jobs that must have succeeded before this one starts, one id or a list."""
+
+    @property
+    def wandb(self) -> WandbIntegration | None:
+        """The run at Weights & Biases that it reports to."""
+        return next(iter(self.integrations), None)
 
     @model_validator(mode="after")
     def _name_it(self) -> JobSpec:

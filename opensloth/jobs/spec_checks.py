@@ -201,6 +201,16 @@ def _data(posted: Posted) -> Iterator[FieldError]:
         yield FieldError("eval_dataset", message, "contradiction")
 
 
+def _integrations(posted: Posted) -> Iterator[FieldError]:
+    if (
+        posted.get("secrets.wandb") is not None
+        and not posted.get("integrations")
+        and not posted.is_wrong("integrations")
+    ):
+        message = "nothing uses it; add integrations, such as [{type: wandb, project: NAME}]"
+        yield FieldError("secrets.wandb", message, "contradiction")
+
+
 def _evaluation(posted: Posted) -> Iterator[FieldError]:
     strategy, every = posted.get(f"{ARGS}.eval_strategy"), posted.get(f"{ARGS}.eval_steps")
     split = posted.get(f"{CONFIG}.eval_split")
@@ -268,6 +278,7 @@ _CHECKS: tuple[Check, ...] = (
     _dpo_loss,
     _groups,
     _data,
+    _integrations,
     _evaluation,
     _saving,
     _schedule,

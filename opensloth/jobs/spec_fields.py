@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
+from opensloth.integrations import WandbIntegration
 from opensloth.opensloth_config import (
     DPOArgs,
     FastModelArgs,
@@ -38,7 +39,7 @@ REFUSED: dict[str, str] = {
     "output_dir": _RESULTS,
     "overwrite_output_dir": _RESULTS,
     "logging_dir": _METRICS,
-    "report_to": _METRICS,
+    "report_to": f"{_METRICS}; for Weights & Biases use integrations",
     "run_name": "use name",
     "resume_from_checkpoint": _RESUME,
     "save_only_model": _RESUME,
@@ -183,6 +184,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
             "opensloth_config",
             "training_args",
             "secrets",
+            "integrations",
             "resources",
             "time_limit",
             "priority",
@@ -200,7 +202,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "opensloth_config.grpo_args": _open_fields(GRPOArgs),
     "opensloth_config.grpo_args.reward_functions[]": _open_fields(RewardSpec),
     "training_args": _open_fields(TrainingArguments),
-    "secrets": frozenset({"hub"}),
+    "secrets": frozenset({"hub", "wandb"}),
+    "integrations[]": _open_fields(WandbIntegration),
     "resources": frozenset({"gpus", "memory", "exclusive"}),
 }
 

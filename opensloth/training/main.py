@@ -78,16 +78,19 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
     from opensloth.training.failures import describe, first_to_fail
     from opensloth.training.memory import explained
     from opensloth.training.records import Records
+    from opensloth.training.reporting import start_report
     from opensloth.training.run_spec import EVENTS_NAME, read_spec
 
     rank = rank_from_environment()
     secrets = secrets or SecretValues({})
     records = Records(run_dir / EVENTS_NAME, only_failures=not rank.is_main, redact=secrets.redact_all)
+    report = None
     try:
         spec = read_spec(run_dir)
         stop.before_leaving = lambda: _say_stopped(records, spec.resumed_step, spec)
         if stop.requested:
             stop.leave()
+        report = start_report(spec, records, secrets) if rank.is_main else None
         return _train(spec, rank, records, stop, secrets)
     except Exception as error:
         logging.getLogger(__name__).exception("the run failed")
@@ -108,6 +111,9 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
                 local_rank=rank.local,
             )
         return EXIT_FAILED
+    finally:
+        if report is not None:
+            report.finish(stopped=stop.requested)
 
 
 def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: SecretValues) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from opensloth.integrations import WandbIntegration
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
 
 FILE_NAME = "run.json"
@@ -65,6 +66,8 @@ class RunSpec(BaseModel):
     rewards_dir: str | None = None
     reward_timeout_s: float = 60.0
     reward_python: bool = False
+    wandb: WandbIntegration | None = None
+    """The run that rank 0 reports metrics to; the key comes with the secrets."""
 
     @property
     def resumed_step(self) -> int:
