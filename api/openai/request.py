@@ -159,7 +159,8 @@ def read_request(body: Any) -> CreateJob:
 
 
 def _field(problem: Any) -> FieldError:
-    path = ".".join(str(part) for part in problem["loc"]) or "body"
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    path = path.removeprefix(".") or "body"
     if problem["type"] == "extra_forbidden":
         message = "OpenAI's body has no such field; what OpenSloth has besides goes under `opensloth`"
         return FieldError(path, message, "unknown_parameter")

@@ -27,6 +27,22 @@ class HyperparametersView(BaseModel):
     learning_rate_multiplier: AutoFloat
 
 
+class WandbView(BaseModel):
+    """The run at Weights & Biases that a job reports to."""
+
+    project: str
+    name: str | None = None
+    entity: str | None = None
+    tags: list[str] | None = None
+
+
+class Integration(BaseModel):
+    """Where a job's metrics go besides."""
+
+    type: Literal["wandb"]
+    wandb: WandbView
+
+
 class FineTuningJob(BaseModel):
     """A training job; times are in seconds since 1970."""
 
@@ -47,7 +63,7 @@ class FineTuningJob(BaseModel):
     hyperparameters: HyperparametersView
     method: dict[str, Any] | None = Field(description="Null for a training type that OpenAI does not have.")
     seed: int
-    integrations: list[dict[str, Any]]
+    integrations: list[Integration]
     metadata: dict[str, str] | None
     opensloth: dict[str, Any]
 

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.openai.request import CreateJob, Hyperparameters, ReinforcementHyperparameters
+from api.openai.request import CreateJob, Hyperparameters, ReinforcementHyperparameters, Wandb
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_fields import ALLOWED, explain_unknown
 from opensloth.method_args import GRPOArgs
@@ -23,7 +23,12 @@ PASSES = "training_args.gradient_accumulation_steps"
 KEPT_CHECKPOINTS = 3
 """Those of the last epochs, as many as OpenAI keeps."""
 
-_ELSEWHERE = {"dataset": "training_file", "eval_dataset": "validation_file", "metadata": "metadata"}
+_ELSEWHERE = {
+    "dataset": "training_file",
+    "eval_dataset": "validation_file",
+    "metadata": "metadata",
+    "integrations": "integrations",
+}
 _OWN = ALLOWED[""] - _ELSEWHERE.keys()
 _CONFIG = ALLOWED["opensloth_config"]
 
@@ -88,12 +93,7 @@ def translate(request: CreateJob, model: str) -> Translated:
         made.put("opensloth_config.training_type", TRAINING_TYPES[request.method.type], "method.type")
     if request.method is not None and request.method.reinforcement is not None:
         _take_grader(made, request.method.reinforcement.grader)
-    if request.integrations:
-        message = (
-            "this server's trainers report to nobody; a job's metrics are on the job (its events, its result file, "
-        )
-        message += "GET /v1/jobs/{id}/metrics); leave it out"
-        made.errors.append(FieldError("integrations", message, "unsupported_value"))
+    _take_integrations(made, request)
     _take_hyperparameters(made, request)
     _keep_a_checkpoint_an_epoch(made)
     if made.errors:
@@ -131,6 +131,17 @@ def _take_grader(made: Translated, grader: dict[str, Any]) -> None:
         return
     made.put(path, [reward.model_dump(mode="json")], name)
     made.names |= {f"{path}[0]": name, f"{path}[0].params": name, f"{path}[0].name": f"{name}.type"}
+
+
+def _take_integrations(made: Translated, request: CreateJob) -> None:
+    if not request.integrations:
+        return
+    flat = [
+        {"type": each.type, **each.wandb.model_dump(mode="json", exclude_none=True)} for each in request.integrations
+    ]
+    made.put("integrations", flat, "integrations")
+    for name in Wandb.model_fields:
+        made.names[f"integrations[0].{name}"] = f"integrations[0].wandb.{name}"
 
 
 def _take_hyperparameters(made: Translated, request: CreateJob) -> None:

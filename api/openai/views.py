@@ -15,8 +15,10 @@ from api.openai.shapes import (
     FineTuningJobCheckpoint,
     FineTuningJobEvent,
     HyperparametersView,
+    Integration,
     JobError,
     Status,
+    WandbView,
 )
 from api.openai.translation import GENERATIONS, MODEL, PASSES, RATE, SIZE, TRAINING_TYPES, default_rate
 from opensloth.errors import FieldError, InvalidInput
@@ -49,7 +51,6 @@ _DEFAULT_SEED: int = TrainingArguments.model_fields["seed"].default
 def job_of(job: JobView) -> FineTuningJob:
     """A training job as OpenAI shows it."""
     values = hyperparameters_of(job)
-    request = job.request or {}
     is_over = job.ended_at is not None
     return FineTuningJob(
         id=job.id,
@@ -68,7 +69,7 @@ def job_of(job: JobView) -> FineTuningJob:
         hyperparameters=values,
         method=_method(job, values),
         seed=int(_number(_decided(job, "training_args.seed")) or _DEFAULT_SEED),
-        integrations=request.get("integrations") or [],
+        integrations=_integrations(job),
         metadata=job.metadata or None,
         opensloth=_own(job),
     )
@@ -170,11 +171,16 @@ def _method(job: JobView, values: HyperparametersView) -> dict[str, Any] | None:
     return {"type": kind, kind: {"grader": posted["grader"], "hyperparameters": more | shown}}
 
 
+def _integrations(job: JobView) -> list[Integration]:
+    asked = [dict(each) for each in job.spec.get("integrations") or []]
+    return [Integration(type=each.pop("type"), wandb=WandbView(**each)) for each in asked]
+
+
 def _own(job: JobView) -> dict[str, Any]:
     """The fields under which OpenSloth's own were posted, and what it tells besides."""
     spec, config = job.spec, job.spec.get("opensloth_config") or {}
     loaded = {name: value for name, value in (config.get("fast_model_args") or {}).items() if name != "model_name"}
-    kept = ALLOWED[""] - {"dataset", "eval_dataset", "metadata", "opensloth_config", "name"}
+    kept = ALLOWED[""] - {"dataset", "eval_dataset", "metadata", "integrations", "opensloth_config", "name"}
     own = {name: spec[name] for name in sorted(kept & spec.keys())}
     own |= {name: value for name, value in config.items() if name != "fast_model_args"}
     if loaded:

@@ -9,10 +9,13 @@ from typing import Any
 import openai
 import pytest
 
+from opensloth.accounts.callers import Caller
+from opensloth.jobs.rows import JobRow
 from opensloth.services import Services
 from tests.integration.openai.conftest import client_for
 from tests.support.jobs import ADMIN, body
 from tests.support.openai_strict import Checker
+from worker.launch_export import secrets_of
 
 NAMED = "gpt-4o-mini-2024-07-18"
 
@@ -137,7 +140,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training_file": "file-nothing"}, "training_file"),
     ({"validation_file": "file-nothing"}, "validation_file"),
     ({"modle": "tiny"}, "modle"),
-    ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
+    ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations[0]"),
+    ({"integrations": [{"type": "wandb", "wandb": {"project": "a/b"}}]}, "integrations[0].wandb.project"),
+    ({"integrations": [{"type": "wandb", "wandb": {}}]}, "integrations[0].wandb.project"),
+    ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}], "opensloth": {"secrets": {"wandb": "mine"}}},
+     "opensloth.secrets.wandb"),
+    ({"opensloth": {"secrets": {"wandb": "mine"}}}, "opensloth.secrets.wandb"),
+    ({"opensloth": {"integrations": []}}, "opensloth.integrations"),
 ]  # fmt: skip
 
 
@@ -275,3 +284,29 @@ def test_a_queued_job_is_paused_resumed_and_cancelled(client: openai.OpenAI, tra
     with pytest.raises(openai.BadRequestError) as refused:
         client.fine_tuning.jobs.list_events(job.id, after="ftevent-0-1")
     assert refused.value.param == "after"
+
+
+def test_an_integration_reports_with_the_secret_called_wandb_or_the_one_that_is_named(
+    client: openai.OpenAI, services: Services, training_file: str
+) -> None:
+    wandb: Any = {"project": "tone", "name": "third", "entity": "team", "tags": ["a"]}
+    asked: Any = {"model": "tiny", "training_file": training_file, "integrations": [{"type": "wandb", "wandb": wandb}]}
+    with pytest.raises(openai.BadRequestError, match="opensloth secrets set wandb") as refused:
+        client.fine_tuning.jobs.create(**asked)
+    assert (refused.value.param, refused.value.code) == ("integrations[0]", "secret_not_found")
+    bob = Caller("bob", "member")
+    services.secrets.put("wandb", "key", bob, bob.team)
+    services.secrets.put("other", "another key", bob)
+    first = client.fine_tuning.jobs.create(**asked)
+    second = client.fine_tuning.jobs.create(**asked, extra_body={"opensloth": {"secrets": {"wandb": "other"}}})
+    for job in (first, second):
+        assert job.integrations is not None
+        assert [each.to_dict() for each in job.integrations] == [{"type": "wandb", "wandb": wandb}]
+    keys = []
+    with services.database.read() as session:
+        for row in (session.get_one(JobRow, first.id), session.get_one(JobRow, second.id)):
+            keys.append(secrets_of(services, row, "/a/model"))
+    assert keys == [{"wandb": "key"}, {"wandb": "another key"}]
+    services.secrets.delete("other", bob)
+    with services.database.read() as session:
+        assert secrets_of(services, session.get_one(JobRow, second.id), "/a/model") == {}
