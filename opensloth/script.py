@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from opensloth.integrations import WandbIntegration
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
 from opensloth.script_parts.carry import Carried
 from opensloth.script_parts.data import IMPORTS as DATA_IMPORTS
@@ -19,6 +20,7 @@ IMPORTS = (
     *DATA_IMPORTS,
     "import argparse",
     "import math",
+    "import os",
     "import re",
     "import signal",
     "from collections.abc import Callable",
@@ -63,6 +65,7 @@ class ScriptSource:
     adapter: str | None = None
     eval_data: DataFile | None = None
     world_size: int = 1
+    wandb: WandbIntegration | None = None
 
 
 def render_script(source: ScriptSource) -> str:
@@ -96,7 +99,7 @@ def _head(source: ScriptSource, modules: set[str]) -> str:
     )
     return f'''"""{title}: {source.opensloth_config.training_type} by plain TRL, with the losses of the job.
 
-{_about_devices(source)}pip install {packages}
+{_about_devices(source)}{_about_reports(source)}pip install {packages}
 """'''
 
 
@@ -108,6 +111,18 @@ def _about_devices(source: ScriptSource) -> str:
     if source.opensloth_config.training_type == "grpo":
         text += "; each sampled its own answers,\nso that losses differ as with another seed"
     return f"{text}.\n\n"
+
+
+def _about_reports(source: ScriptSource) -> str:
+    if source.wandb is None:
+        return ""
+    return "With --wandb it reports to Weights & Biases, as the job does (pip install wandb; wandb login).\n\n"
+
+
+def _wandb_variables(wandb: WandbIntegration) -> dict[str, str]:
+    """What transformers and the package read."""
+    values = {"PROJECT": wandb.project, "NAME": wandb.name, "ENTITY": wandb.entity, "TAGS": ",".join(wandb.tags)}
+    return {f"WANDB_{name}": value for name, value in values.items() if value}
 
 
 def _carried(source: ScriptSource, method: MethodScript, data: DataSource, own_code: str) -> Carried:
@@ -230,6 +245,11 @@ def _main(source: ScriptSource, method: MethodScript) -> str:
     if source.eval_data is not None:
         flags.append(f'parser.add_argument("--eval-data", default={source.eval_data.name!r})')
     flags += method.flags
+    chosen = '"output_dir": options.output'
+    if source.wandb is not None:
+        flags.append('parser.add_argument("--wandb", action="store_true", help="report to Weights & Biases")')
+        first[:0] = ["if options.wandb:", f"    os.environ |= {_wandb_variables(source.wandb)!r}"]
+        chosen += ', "report_to": "wandb" if options.wandb else "none"'
     return f"""ARGUMENTS = {_literal(method.values, 0)}
 
 
@@ -240,7 +260,7 @@ def main() -> None:
 {_indented(flags)}    parser.add_argument("--output", default="output")
     options = parser.parse_args()
     model, tokenizer = load(options.model, options.adapter)
-    arguments = {method.config_class}(**ARGUMENTS | {{"output_dir": options.output}})
+    arguments = {method.config_class}(**ARGUMENTS | {{{chosen}}})
 {_indented(first)}    train_dataset = prepare({rows}, tokenizer)
 {_indented(before)}    trainer = {method.trainer_class}(
         model=model,

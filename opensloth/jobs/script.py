@@ -11,6 +11,7 @@ from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.errors import Conflict, InvalidInput
 from opensloth.jobs.inputs import SECTION
 from opensloth.jobs.rows import JobRow
+from opensloth.jobs.spec import load_job_spec
 from opensloth.models.registry import ModelChoice, ModelRegistry
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
 from opensloth.script import ScriptSource, render_script
@@ -63,6 +64,7 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
         data=data,
         eval_data=evaluation,
         world_size=job.device_count,
+        wandb=load_job_spec(job.spec).wandb,
     )
     return render_script(source)
 
