@@ -70,6 +70,7 @@ def train(spec: RunSpec, then: Callable[[subprocess.Popen[bytes]], None] = lambd
     return process.wait(240)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_next_attempt_report_their_metrics_to_one_run(
     tiny_model: Path, server: Path, tmp_path: Path
 ) -> None:
