@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from opensloth.datasets.bounds import bounded
 from opensloth.datasets.masks import Message, Render, Skeleton, Span, assistant_spans, common_prefix, skeleton
 
 IGNORE = -100
@@ -122,8 +123,10 @@ def render(tokenizer: Any, messages: Sequence[Message], generation_prompt: bool,
         {key: value for key, value in message.items() if key == "content" or (value is not None and key != "weight")}
         for message in messages
     ]
-    text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
-    return str(text)
+    with bounded():
+        return str(
+            tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
+        )
 
 
 def _conversation(

@@ -98,13 +98,18 @@ class LightTokenizer:
                 code="no_chat_template",
                 hint="use an instruct model, or rows with `text` or with `prompt` and `completion`",
             )
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        return environment.from_string(self.chat_template)
+        return environment().from_string(self.chat_template)
+
+
+def environment() -> jinja2.Environment:
+    """What transformers renders chat templates in: jinja2's sandbox and a few names."""
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    made.filters["tojson"] = _to_json
+    made.globals["raise_exception"] = _raise
+    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return made
 
 
 class _Generation(jinja2.ext.Extension):

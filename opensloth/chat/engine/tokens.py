@@ -7,7 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from opensloth.chat.engine.decoder import Said
+from opensloth.chat.engine.templates import Templates
 from opensloth.chat.wire import Ask, EngineError, Token
+
+_TEMPLATES = Templates()
 
 
 class Refused(Exception):
@@ -39,14 +42,12 @@ def encode(ask: Ask, tokenizer: Any) -> list[list[int]]:
 
 
 def _conversation(messages: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
-    import jinja2
-
     if not tokenizer.chat_template:
         text = "the model has no chat template, so that it cannot take messages; use /v1/completions"
         raise Refused(text, "messages", "no_chat_template")
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        text = _TEMPLATES.render(tokenizer, messages)
+    except ValueError as error:
         raise Refused(f"the model's chat template does not take these messages: {error}", "messages") from error
     tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return tokens

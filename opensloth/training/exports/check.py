@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opensloth.datasets.bounds import bounded
 from opensloth.training.exports.failures import ExportFailed
 
 PROMPTS = ("What is the capital of France?", "Write one sentence about rain.", "2 + 2 =")
@@ -40,7 +41,8 @@ def prompt_ids(tokenizer: Any) -> list[list[int]]:
     for prompt in PROMPTS:
         if tokenizer.chat_template:
             chat = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            with bounded():
+                text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
         else:
             found.append(tokenizer(prompt)["input_ids"])
