@@ -95,6 +95,7 @@ def fetch_model(name: str, token: str | None, folder: Path | None) -> Path:
 
 
 def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> list[StoredFile]:
+    _require_own_files(path)
     config = path / "config.json"
     if not config.is_file():
         raise CannotImport(f"{path} has no config.json: it is not a model in the transformers layout")
@@ -123,6 +124,15 @@ def _from_directory(path: Path, key: str, storage: Storage, scratch: Path) -> li
                 take = file.rename if path.is_relative_to(scratch) else partial(shutil.copyfile, file)
                 take(folder / file.name)
     return storage.put_tree(folder, key, move=True)
+
+
+def _require_own_files(path: Path) -> None:
+    """Raise CannotImport for a link to a file elsewhere; in the hub's cache, links lead to the repository's blobs."""
+    folder = path.resolve()
+    own = (folder, folder.parents[1] / "blobs") if folder.parent.name == "snapshots" else (folder,)
+    for file in (file for pattern in KEPT for file in path.glob(pattern)):
+        if not any(file.resolve().is_relative_to(place) for place in own):
+            raise CannotImport(f"{file} is a link to a file outside the model's folder; copy that file there")
 
 
 def _shards_named_in(path: Path) -> set[str]:

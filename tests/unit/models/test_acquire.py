@@ -77,3 +77,23 @@ def test_a_folder_that_is_no_whole_model_is_refused(
     spoil(model)
     with pytest.raises(CannotImport, match=said):
         import_(model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "added.json"])
+def test_a_link_out_of_the_folder_is_refused(model: Path, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text((model / "config.json").read_text())
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(secret)
+    with pytest.raises(CannotImport, match="outside the model's folder"):
+        import_(model, tmp_path)
+
+
+def test_the_links_of_the_hubs_cache_are_followed(model: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--tiny"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    model.rename(repository / "blobs")
+    for file in (repository / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert "model.safetensors" in import_(snapshot, tmp_path)
