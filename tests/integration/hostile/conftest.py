@@ -11,6 +11,7 @@ from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.http_server import serve
 from tests.support.tiny_model import make_tiny_model
+from tests.support.training import TrainerHost
 
 
 @pytest.fixture
@@ -28,3 +29,9 @@ def key(services: Services) -> str:
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trainers() -> TrainerHost:
+    """Starts trainer processes without their slow imports."""
+    return TrainerHost()
