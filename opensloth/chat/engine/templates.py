@@ -77,7 +77,8 @@ class Templates:
 
 def _exchange(process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
     """The answer to `line`; None where it did not come in time."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         rest = memoryview(line)
         while rest:  # it reads a whole line before it works

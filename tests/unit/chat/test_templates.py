@@ -37,6 +37,6 @@ def test_a_hostile_template_is_refused_and_the_next_conversation_is_answered_as_
     honest = make_tokenizer(CHAT_TEMPLATE)
     expected = honest.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     for template in HOSTILE.values():
-        with pytest.raises(TemplateFailed, match="."):
+        with pytest.raises(TemplateFailed, match=r".+"):
             process.render(make_tokenizer(template), MESSAGES)
         assert process.render(honest, MESSAGES) == expected
