@@ -19,6 +19,7 @@ GENERATIONS: int = GRPOArgs.model_fields["num_generations"].default
 MODEL = "opensloth_config.fast_model_args.model_name"
 RATE, SIZE = "training_args.learning_rate", "training_args.per_device_train_batch_size"
 PASSES = "training_args.gradient_accumulation_steps"
+PACKING = "opensloth_config.sequence_packing"
 
 KEPT_CHECKPOINTS = 3
 """Those of the last epochs, as many as OpenAI keeps."""
@@ -96,6 +97,7 @@ def translate(request: CreateJob, model: str) -> Translated:
     _take_integrations(made, request)
     _take_hyperparameters(made, request)
     _keep_a_checkpoint_an_epoch(made)
+    _warm_up_for_a_tenth(made)
     if made.errors:
         raise InvalidInput("the request is not valid", fields=made.errors)
     return made
@@ -106,6 +108,13 @@ def _keep_a_checkpoint_an_epoch(made: Translated) -> None:
     arguments = made.body.setdefault("training_args", {})
     if isinstance(arguments, dict) and not any(name.startswith(("save_", "load_best")) for name in arguments):
         arguments |= {"save_strategy": "epoch", "save_total_limit": KEPT_CHECKPOINTS}
+
+
+def _warm_up_for_a_tenth(made: Translated) -> None:
+    """Scripts bring files of some dozens of examples: OpenSloth's own ten steps may be all that such a job has."""
+    arguments = made.body.setdefault("training_args", {})
+    if isinstance(arguments, dict) and not any(name.startswith("warmup_") for name in arguments):
+        arguments["warmup_steps"] = 0.1
 
 
 def _take_own(made: Translated, own: dict[str, Any]) -> None:
@@ -195,6 +204,9 @@ def _take_batch_size(made: Translated, method: str, size: int, name: str) -> Non
         made.put(SIZE, answers, name)
         made.put(PASSES, rows, name)
         return
+    if method == "sft" and made.get(PACKING) is None:
+        # A packed row holds many examples, and so many of those are not what was asked for.
+        made.put(PACKING, False, name)
     most = made.get(SIZE, default_size(method))
     most = most if isinstance(most, int) and most > 0 else 1
     at_once = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)

@@ -43,13 +43,31 @@ def test_the_hyperparameters_say_how_the_job_trains(
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=training_file, validation_file=training_file, method=method, seed=7
     )
-    arguments = services.jobs.get(job.id, ADMIN).spec["training_args"]
+    spec = services.jobs.get(job.id, ADMIN).spec
+    arguments = spec["training_args"]
     assert arguments["num_train_epochs"] == 2
+    assert arguments["warmup_steps"] == 0.1
+    assert spec["opensloth_config"]["sequence_packing"] is False
     assert arguments["learning_rate"] == pytest.approx(1e-4)
     assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 24
     assert job.hyperparameters.to_dict() == values
     assert job.method.supervised.hyperparameters.to_dict() == values
     assert (job.seed, job.validation_file) == (7, training_file)
+
+
+def test_packing_and_warmup_are_as_opensloths_own_fields_say(
+    client: openai.OpenAI, services: Services, training_file: str
+) -> None:
+    own = {"sequence_packing": True, "training_args": {"warmup_steps": 3}}
+    job = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=training_file,
+        hyperparameters={"batch_size": 4},
+        extra_body={"opensloth": own},
+    )
+    spec = services.jobs.get(job.id, ADMIN).spec
+    assert spec["opensloth_config"]["sequence_packing"] is True
+    assert spec["training_args"]["warmup_steps"] == 3
 
 
 def test_auto_and_the_deprecated_hyperparameters_are_taken(client: openai.OpenAI, training_file: str) -> None:
