@@ -161,6 +161,8 @@ def read_request(body: Any) -> CreateJob:
 def _field(problem: Any) -> FieldError:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
     path = path.removeprefix(".") or "body"
+    if path == "method.reinforcement.response_format":
+        return FieldError(path, "answers are not held to a schema here; leave it out", "unsupported_value")
     if problem["type"] == "extra_forbidden":
         message = "OpenAI's body has no such field; what OpenSloth has besides goes under `opensloth`"
         return FieldError(path, message, "unknown_parameter")

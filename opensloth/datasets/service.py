@@ -291,6 +291,9 @@ class FileService:
         if row is None or not caller.can_see(row.team) or _expired(session, row):
             message = f"there is no file {file_id!r}; upload it with POST /v1/files"
             raise InvalidInput("a file cannot be found", fields=[FieldError(field, message, "file_not_found")])
+        if row.purpose != PURPOSE:
+            message = f"the purpose of {file_id} is `{row.purpose}`; name a file with purpose `{PURPOSE}`"
+            raise InvalidInput("the file is not for training", fields=[FieldError(field, message, "invalid_purpose")])
         check = stored_check(session, row.sha256)
         if check is None or method not in check.methods:
             message = f"the file {file_id} was checked by another release; upload it again"

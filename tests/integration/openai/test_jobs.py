@@ -8,8 +8,10 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import update
 
 from opensloth.accounts.callers import Caller
+from opensloth.datasets.rows import FileRow
 from opensloth.jobs.rows import JobRow
 from opensloth.services import Services
 from tests.integration.openai.conftest import client_for
@@ -155,6 +157,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"method": {"type": "reinforcement", "reinforcement": {
         "grader": {"type": "score_model", "name": "x", "input": [], "model": "gpt-4o"}}}},
      "method.reinforcement.grader.type"),
+    ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}, "response_format": {}}}},
+     "method.reinforcement.response_format"),
     ({"training_file": "file-nothing"}, "training_file"),
     ({"validation_file": "file-nothing"}, "validation_file"),
     ({"modle": "tiny"}, "modle"),
@@ -179,6 +183,16 @@ def test_what_is_wrong_is_a_bad_request_that_names_the_parameter(
         assert refused.value.type == "invalid_request_error"
         assert refused.value.code
     assert services.jobs.list(ADMIN) == ([], False)
+
+
+def test_a_file_for_something_else_than_training_is_refused_as_that(
+    client: openai.OpenAI, services: Services, training_file: str
+) -> None:
+    with services.database.write() as session:
+        session.execute(update(FileRow).values(purpose="fine-tune-results"))
+    with pytest.raises(openai.BadRequestError, match="is `fine-tune-results`") as refused:
+        client.fine_tuning.jobs.create(model="tiny", training_file=training_file)
+    assert refused.value.param == "training_file"
 
 
 def test_an_alias_is_a_name_for_a_model_that_an_admin_gave(
