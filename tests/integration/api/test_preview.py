@@ -94,11 +94,11 @@ def test_pairs_and_labels_are_shown_by_answer(member, services, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "code", "words"),
     [
-        ({"training_type": "dpo"}, 422, "cannot be used for dpo"),
-        ({"training_type": "nonsense"}, 422, "there are sft"),
-        ({"form": "alpacca"}, 422, "no form 'alpacca'"),
-        ({"model": "none"}, 422, "there is no model"),
-        ({"rows": 99}, 422, "20"),
+        ({"training_type": "dpo"}, 400, "cannot be used for dpo"),
+        ({"training_type": "nonsense"}, 400, "there are sft"),
+        ({"form": "alpacca"}, 400, "no form 'alpacca'"),
+        ({"model": "none"}, 400, "there is no model"),
+        ({"rows": 99}, 400, "20"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_with_the_reason(member, parameters, code, words):

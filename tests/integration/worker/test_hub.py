@@ -46,7 +46,7 @@ def test_a_dataset_of_three_jobs_is_fetched_once_and_again_by_the_next_worker_if
         jobs = [wait_for_state(services, job.id, "succeeded", "failed", timeout=90) for job in submitted]
     assert [job.state for job in jobs] == ["succeeded"] * 3, [job.error for job in jobs]
     assert hub.downloads == ["train.jsonl"] * 2
-    (file,) = services.files.list(ADMIN, limit=10)[0]
+    (file,) = [file for file in services.files.list(ADMIN, limit=10)[0] if file.purpose == "fine-tune"]
     assert {job.dataset_id for job in jobs} == {file.id}
     assert file.source == "org/rows"
 
