@@ -47,9 +47,12 @@ def _make(where: str, *, with_storage: bool) -> None:
 def _restore(where: str, *, force: bool) -> None:
     done = restore(get_settings(), where, force=force)
     print(f"the box is as it was at {done.about.made_at}: {sum(done.about.tables.values()):,} rows")
-    print(f"  {done.stored_files:,} files went into the storage; what was there is kept as {done.kept}")
+    print(f"  {done.stored_files:,} files went into the storage")
+    if done.kept:
+        print(f"  the database of before is kept as {done.kept}")
     for remark in done.remarks:
         print(f"  {remark}")
+    print("  start API and workers now; keys are those of then, and `opensloth up --new-key` makes another")
 
 
 if __name__ == "__main__":

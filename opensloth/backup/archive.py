@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from opensloth.backup.errors import BackupUnusable
-from opensloth.errors import Conflict
+from opensloth.errors import Conflict, InvalidInput
 from opensloth.storage import Storage, StorageCorrupt, StoredFile
 from opensloth.storage.store import ASIDE, MANIFEST
 
@@ -43,6 +43,8 @@ class Reader(Protocol):
 
 def writer_for(target: str) -> Writer:
     """For a path that ends in .tar, another path, or a URL; raises Conflict where something is there already."""
+    if not target.strip():
+        raise BackupUnusable("name a folder, a file that ends in .tar, or a URL for the backup")
     if target.endswith(".tar") and "://" not in target:
         return _TarWriter(Path(target).expanduser())
     storage, name = _place(target)
@@ -67,7 +69,10 @@ def _place(target: str) -> tuple[Storage, str]:
         parent, _, name = target.rstrip("/").rpartition("/")
         if parent.endswith(":/"):
             raise BackupUnusable(f"{target} is a whole bucket; name a place in it, such as {target.rstrip('/')}/monday")
-        return Storage(parent), name
+        try:
+            return Storage(parent), name
+        except InvalidInput as error:  # which speaks of the storage's own setting
+            raise BackupUnusable(f"{target} {error.fields[0].message}") from error
     path = Path(target).expanduser().absolute()
     return Storage(str(path.parent)), path.name
 

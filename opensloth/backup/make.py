@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 from opensloth import __version__
 from opensloth.backup.archive import Writer, writer_for
 from opensloth.backup.rows import SUFFIX, dump, snapshot
 from opensloth.database import Database
-from opensloth.errors import Conflict
+from opensloth.errors import Conflict, NotFound
 from opensloth.schema import database_revision, require_schema
 from opensloth.settings import Settings
 from opensloth.storage import Storage
@@ -51,9 +53,12 @@ class Made:
 def make_backup(settings: Settings, target: str, *, with_storage: bool) -> Made:
     """Write a backup to a folder, a .tar file or a URL.
 
-    Raises Conflict where something is there, Unavailable while database or storage are away, WrongSchema.
+    Raises Conflict where something is there, NotFound where no database is, Unavailable while database or storage are
+    away, WrongSchema.
     """
-    database, storage = Database(settings.database), Storage(settings.storage)
+    database = Database(settings.database)
+    require_there(database)
+    storage = Storage(settings.storage)
     require_outside(target, storage)
     require_schema(database)
     writer = writer_for(target)
@@ -69,6 +74,13 @@ def make_backup(settings: Settings, target: str, *, with_storage: bool) -> Made:
         writer.finish()
     database.engine.dispose()
     return Made(about, len(listing) - missing, copied if with_storage else sum(listing.values()), missing)
+
+
+def require_there(database: Database) -> None:
+    """Raise NotFound for a file of SQLite that is none: opening it would make one."""
+    file = Path(make_url(database.url).database or "")
+    if database.is_sqlite and not file.is_file():
+        raise NotFound(f"there is no database {file}", hint="name the box's home with --home or OPENSLOTH_HOME")
 
 
 def require_outside(target: str, storage: Storage) -> None:

@@ -38,7 +38,8 @@ class Restored:
 
     about: About
     stored_files: int
-    kept: str
+    kept: str | None
+    """Where the database of before is, in words; None where there was none."""
     remarks: list[str]
 
 
@@ -50,11 +51,11 @@ def restore(settings: Settings, source: str, *, force: bool = False) -> Restored
     """
     reader = reader_for(source)
     about = read_about(reader)
+    home = settings.home.expanduser()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     live, storage = Database(settings.database), Storage(settings.storage)
-    settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
     if not force:
         require_unused(live, settings)
-    home = settings.home.expanduser()
     with tempfile.TemporaryDirectory(prefix="restore-", dir=home) as scratch, Aside(live).open() as aside:
         aside.migrate(about.revision)
         aside.fill(_rows(reader, Path(scratch) / "rows"), about.tables)
@@ -114,9 +115,14 @@ def require_unused(live: Database, settings: Settings) -> None:
         files = session.scalar(select(func.count(FileRow.id))) or 0
     for host, seen_at in running:
         if (seen_at or 0.0) > now - ALIVE_S:
-            raise BoxInUse(f"the worker of the host {host} runs", hint=hint)
+            raise BoxInUse(
+                f"the worker of the host {host} runs: it was heard from {now - seen_at:.0f} s ago",
+                hint=f"{hint}; one that was stopped counts as running for {ALIVE_S:.0f} s",
+            )
     if jobs or files:
-        raise BoxInUse(f"the database holds {jobs} jobs and {files} files", hint="say --force to replace it")
+        raise BoxInUse(
+            f"the database holds {jobs} jobs and {files} files", hint="say --force to replace it; it is kept beside"
+        )
 
 
 def _settle(database: Database, storage: Storage) -> None:

@@ -82,36 +82,40 @@ class Aside:
             wrong = next(name for name in expected if found.get(name) != expected[name])
             raise BackupUnusable(f"the backup says {expected[wrong]} rows of {wrong}, and has {found.get(wrong)}")
 
-    def switch(self) -> str:
-        """Put it in the place of the one in use, whole; returns where that one is kept, in words."""
+    def switch(self) -> str | None:
+        """Put it in the place of the one in use, whole; returns where that one is kept, in words, if it had tables."""
         stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
         return self._switch_file(stamp) if self._live.is_sqlite else self._switch_schema(stamp)
 
-    def _switch_file(self, stamp: str) -> str:
+    def _switch_file(self, stamp: str) -> str | None:
         """SQLite copies one database over another in one transaction of the other, which readers see whole."""
         kept = self._file.with_name(f"{self._file.name}.before_{stamp}")
         with contextlib.closing(sqlite3.connect(self._file, timeout=60)) as live:
-            with contextlib.closing(sqlite3.connect(kept)) as keeper:
-                live.backup(keeper)
-            kept.chmod(0o600)
+            filled = live.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+            if filled:
+                with contextlib.closing(sqlite3.connect(kept)) as keeper:
+                    live.backup(keeper)
+                kept.chmod(0o600)
             with contextlib.closing(sqlite3.connect(self._aside)) as aside:
                 aside.backup(live)
             live.execute("PRAGMA journal_mode=WAL")
-        return str(kept)
+        return str(kept) if filled else None
 
-    def _switch_schema(self, stamp: str) -> str:
+    def _switch_schema(self, stamp: str) -> str | None:
         kept = f"opensloth_before_{stamp}"
         with self._live.write() as session:
             connection = session.connection()
             connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             home = connection.scalar(text("SELECT current_schema()"))
-            connection.execute(text(f"CREATE SCHEMA {kept}"))
-            for name in _tables(connection):
+            before = _tables(connection)
+            if before:
+                connection.execute(text(f"CREATE SCHEMA {kept}"))
+            for name in before:
                 connection.execute(text(f'ALTER TABLE "{home}"."{name}" SET SCHEMA {kept}'))
             filled = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = :s"), {"s": ASIDE})
             for name in filled.all():
                 connection.execute(text(f'ALTER TABLE {ASIDE}."{name}" SET SCHEMA "{home}"'))
-        return f"the schema {kept} of the database"
+        return f"the schema {kept} of the database" if before else None
 
     def _remove(self) -> None:
         if self._live.is_sqlite:

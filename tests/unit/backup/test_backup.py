@@ -17,7 +17,7 @@ from opensloth.backup.restore import restore
 from opensloth.backup.rows import count, count_on
 from opensloth.database import Database, db_now
 from opensloth.devices.rows import HostRow
-from opensloth.errors import Conflict
+from opensloth.errors import Conflict, NotFound
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.services import Services
 from opensloth.settings import Settings
@@ -74,7 +74,8 @@ def test_every_row_and_file_comes_back(box: Services, tmp_path: Path, form: str)
     assert made.missing == 0
     other = empty(tmp_path)
     done = restore(other, str(tmp_path / form))
-    assert done.about.tables == made.about.tables
+    assert (done.about.tables, done.kept) == (made.about.tables, None)
+    assert other.home.stat().st_mode & 0o077 == 0
     same(box.database, Database(other.database))
     there = Storage(other.storage)
     assert there.list_all() == box.storage.list_all()
@@ -98,7 +99,7 @@ def test_a_backup_of_one_kind_of_database_goes_into_the_other(
         with pytest.raises(BoxInUse, match=r"holds \d+ jobs"):
             restore(again, str(tmp_path / "b.tar"))
         done = restore(again, str(tmp_path / "b.tar"), force=True)
-        assert "the schema opensloth_before_" in done.kept
+        assert "the schema opensloth_before_" in (done.kept or "")
         same(box.database, database)
         database.engine.dispose()
 
@@ -259,11 +260,24 @@ def test_the_file_of_before_is_kept(box: Services, tmp_path: Path) -> None:
     back_up(box, tmp_path / "b")
     later = submit(box)
     done = restore(box.settings, str(tmp_path / "b"), force=True)
-    with sqlite3.connect(done.kept) as kept:
+    with sqlite3.connect(done.kept or "") as kept:
         assert later in {row[0] for row in kept.execute("SELECT id FROM jobs")}
     assert box.database.url.startswith("sqlite")
     with box.database.read() as session:
         assert session.get(JobRow, later) is None, "whoever had it open sees the restored one"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_mistaken_place_is_named_and_nothing_is_made(box: Services, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no database"):
+        make_backup(empty(tmp_path, "mistyped"), str(tmp_path / "b"), with_storage=False)
+    assert not (tmp_path / "mistyped").exists()
+    with pytest.raises(BackupUnusable, match="name a folder"):
+        back_up(box, "")
+    with pytest.raises(BackupUnusable, match=r"^strange://a/b cannot be used"):
+        back_up(box, "strange://a/b")
+    with pytest.raises(BackupUnusable, match="there is no backup"):
+        restore(empty(tmp_path), str(tmp_path / "b"))
 
 
 @BOTH
