@@ -19,6 +19,21 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
 
+_PROCESSES = {"worker", "faults", "chat", "openai", "webhooks"}
+"""Folders of tests/integration whose tests start whole workers."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-all` the second database where whole workers run; what differs is tested below them."""
+    for item in items:
+        place = item.path.relative_to(item.config.rootpath).parts
+        database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
+        runs_workers = place[1] == "integration" and place[2] in _PROCESSES and item.path.name != "test_model.py"
+        if runs_workers and database == "postgresql":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the developer's own home."""

@@ -83,7 +83,13 @@ def _post_until_it_dies(url: str, spec: dict[str, Any], headers: dict[str, str],
 
 
 @BOTH
-@pytest.mark.parametrize("moment", ["placed", "taken_up", "spawned", "before_end", "after_end"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "spawned",
+        *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("placed", "taken_up", "before_end", "after_end")),
+    ],
+)
 def test_a_worker_that_is_killed_loses_no_job_and_runs_none_twice(
     services: Services, settings: Settings, tmp_path: Path, moment: str
 ) -> None:
@@ -133,6 +139,7 @@ def test_a_killed_rank_takes_the_other_along_and_the_job_goes_on(
 
 
 @BOTH
+@pytest.mark.slow
 def test_a_job_that_takes_its_worker_down_three_times_is_given_up_and_the_queue_goes_on(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:

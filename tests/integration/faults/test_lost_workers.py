@@ -97,6 +97,7 @@ def test_a_message_that_comes_a_hundred_times_starts_a_job_once(
             assert len(session.scalars(select(AttemptRow)).all()) == 1
 
 
+@pytest.mark.slow
 def test_all_is_told_to_go_with_ten_jobs_running_and_goes_on_after_the_next_start(tmp_path: Path) -> None:
     home = tmp_path / "home"
     settings = Settings(home=home, min_free_bytes=0)

@@ -26,6 +26,7 @@ def run(script, *options):
     )
 
 
+@pytest.mark.slow
 def test_train_qwen_trains_and_saves_an_adapter(tmp_path):
     model = make_tiny_model(tmp_path / "model")
     done = run("train_scripts/train_qwen.py", "--model", model, "--output_dir", tmp_path / "out", "--max_steps", 1)

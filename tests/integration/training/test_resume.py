@@ -27,7 +27,14 @@ def adapter(tiny_model: Path, trainers: TrainerHost, tmp_path_factory: pytest.Te
     return _folder(spec, spec.artifact_key)
 
 
-@pytest.mark.parametrize("case", ["sft", "dpo", "dpo from an adapter", "kto from an adapter", "orpo"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "sft",
+        "kto from an adapter",
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("dpo", "dpo from an adapter", "orpo")),
+    ],
+)
 def test_killed_and_resumed_it_ends_with_the_same_model(
     case: str, tiny_model: Path, adapter: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:

@@ -93,7 +93,10 @@ def test_standbys_leave_with_a_killed_worker(services: Services, settings: Setti
 
 
 @ONE
-@pytest.mark.parametrize("moment", ["standby_asked", "standby_taken", "spawned"])
+@pytest.mark.parametrize(
+    "moment",
+    ["standby_taken", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("standby_asked", "spawned"))],
+)
 def test_a_worker_that_is_killed_while_it_hands_over_loses_nothing(
     services: Services, settings: Settings, tmp_path: Path, moment: str
 ) -> None:
