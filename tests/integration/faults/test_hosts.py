@@ -44,7 +44,7 @@ def settings(
     request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Settings:
     """The host `near`, with one slot."""
-    change = {"host_id": "near", "devices": "cpu:1", "lease_s": 6.0, "lease_renew_s": 1.0}
+    change = {"host_id": "near", "devices": "cpu:1", "lease_s": 20.0, "lease_renew_s": 2.0}
     if request.param == "s3":
         url = request.getfixturevalue("s3")
         point_to(monkeypatch, url)
