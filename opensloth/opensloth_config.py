@@ -105,7 +105,8 @@ class OpenSlothConfig(BaseModel):
     """The adapter that training goes on from: an earlier job's result or, in a script, a local directory."""
 
     sequence_packing: bool = True
-    """Put several short rows into one sequence; on for SFT, the other methods' rows are never packed."""
+    """Put several short rows into one sequence; on for SFT unless a job has little data. The other methods' rows are
+    never packed."""
     filter_overlength_samples: bool = True
     """Leave rows out that are longer than `max_seq_length` (or the method's `max_length`) tokens; false cuts them."""
     dataset_form: str | None = Field(default=None, max_length=64)

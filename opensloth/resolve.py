@@ -26,6 +26,7 @@ from opensloth.resolve_method import (
     fit_lengths,
     fit_method,
 )
+from opensloth.resolve_size import DataSize, fit_size
 
 if TYPE_CHECKING:
     from opensloth.rewards.spec import RewardPolicy
@@ -99,11 +100,13 @@ def resolve(
     *,
     adapter_lora: dict[str, Any] | None = None,
     has_eval_dataset: bool = False,
+    data: DataSize | None = None,
 ) -> Resolved:
     """Fill and fit `config` and `training_args`; neither is changed.
 
-    `adapter_lora` is the `adapter_config.json` of the adapter that training goes on from, if it does. Resolving what
-    was resolved on the same device changes nothing. Raises InvalidInput with the field at fault.
+    `adapter_lora` is the `adapter_config.json` of the adapter that training goes on from, if it does; `data` is the
+    size of what is trained on, where it is known. Resolving what was resolved on the same device changes nothing.
+    Raises InvalidInput with the field at fault.
     """
     method = get_method(config.training_type)
     if training_args.use_cpu:
@@ -115,6 +118,8 @@ def resolve(
     _fit_lora(draft, adapter_lora)
     fit_lengths(draft, method)
     fit_method(draft, method, device.count)
+    if data is not None:
+        fit_size(draft, method, data, device.count)
     _fit_weights(draft, device, engine)
     _fit_precision(draft, device)
     _fit_optimizer(draft, device)

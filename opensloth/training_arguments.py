@@ -31,11 +31,12 @@ class TrainingArguments(BaseModel):
     """Local directory for checkpoints and the result of a script; a job's results are artifacts instead."""
 
     per_device_train_batch_size: int = Field(default=8, ge=1, le=4096)
-    """Rows (DPO, ORPO: pairs; GRPO: answers) in one pass on one device; 8 unless the method has another default."""
+    """Rows (DPO, ORPO: pairs; GRPO: answers) in one pass on one device; 8 unless the method has another default,
+    fewer in a job with little data."""
     per_device_eval_batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Rows in one evaluation pass on one device; as many as in training when not set."""
     gradient_accumulation_steps: int = Field(default=4, ge=1, le=65_536)
-    """Forward passes that make up one optimizer step, a count."""
+    """Forward passes that make up one optimizer step, a count; fewer in a job with little data, when not set."""
 
     learning_rate: float = Field(default=2e-4, gt=0, le=100)
     """Peak learning rate, per optimizer step; 2e-4 unless the method has another default (DPO: 5e-6)."""
@@ -44,7 +45,8 @@ class TrainingArguments(BaseModel):
     lr_scheduler_kwargs: dict[str, Any] | None = None
     """Further parameters of the schedule, such as `{"num_cycles": 2}`; their units are the schedule's."""
     warmup_steps: StepsOrShare = 10
-    """Optimizer steps until the peak learning rate; a value below 1 is a share of all steps."""
+    """Optimizer steps until the peak learning rate; a value below 1 is a share of all steps. A tenth of
+    the steps in a job that has fewer than 100, when not set."""
     num_train_epochs: float = Field(default=3, gt=0, le=100_000)
     """Passes over the training data, a fraction allowed."""
     max_steps: int = Field(default=-1, ge=-1, le=MAX_STEPS)

@@ -13,7 +13,7 @@ from opensloth.datasets.rows import FileRow
 from opensloth.devices.inventory import FoundDevice, facts
 from opensloth.errors import OpenSlothError
 from opensloth.jobs.attempts import Placed
-from opensloth.jobs.inputs import SECTION, facts_of, resolve_for
+from opensloth.jobs.inputs import SECTION, facts_of, resolve_for, size_of
 from opensloth.jobs.spec import load_job_spec
 from opensloth.models.registry import ModelChoice
 from opensloth.services import Services
@@ -52,9 +52,10 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         )
         train = session.get(FileRow, job.dataset_id)
         evaluation = session.get(FileRow, job.eval_dataset_id) if job.eval_dataset_id else None
+        size = size_of(session, job.dataset_id)
     if train is None or (job.eval_dataset_id and evaluation is None):
         raise CannotStart("a dataset of this job was deleted", code="input_deleted")
-    resolved = resolve_for(spec, facts_of(facts(list(devices))), choice)
+    resolved = resolve_for(spec, facts_of(facts(list(devices))), choice, size)
     run = RunSpec(
         job_id=job.id,
         job_name=job.name,

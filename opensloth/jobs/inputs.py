@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.callers import HOST, Caller
 from opensloth.accounts.secrets import SecretService
 from opensloth.datasets.pulls import PullService
+from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.service import FileService
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput
@@ -23,6 +24,7 @@ from opensloth.jobs.states import TERMINAL, State
 from opensloth.models.names import JOB_ID
 from opensloth.models.registry import ModelChoice, ModelRegistry, unknown_model
 from opensloth.resolve import DeviceFacts, Resolved, resolve
+from opensloth.resolve_size import DataSize
 from opensloth.rewards import RewardPolicy
 
 SECTION = "opensloth_config"
@@ -71,25 +73,35 @@ def resolve_inputs(
     found = [_unfinished_parent(session, name, field, caller) for field, name in names.items() if name]
     parents = [parent for parent in found if parent is not None]
     facts = _facts_for(session, spec)
+    size = size_of(session, data.files.get("dataset"))
     if parents:
-        foreseen = _foresee(session, spec, facts, parents, models)
+        foreseen = _foresee(session, spec, facts, parents, models, size)
         return Inputs(data, sorted({*depends_on, *(parent.id for parent in parents)}), None, foreseen)
     choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION, caller)
     if facts is None:
         return Inputs(data, depends_on, None)
-    resolved = resolve_for(spec, facts, choice)
+    resolved = resolve_for(spec, facts, choice, size)
     return Inputs(data, depends_on, resolved.to_json(), Foreseen(resolved, choice))
 
 
-def resolve_for(spec: JobSpec, facts: DeviceFacts, choice: ModelChoice) -> Resolved:
-    """The spec's configuration on such a device and from such a model."""
+def resolve_for(spec: JobSpec, facts: DeviceFacts, choice: ModelChoice, size: DataSize | None) -> Resolved:
+    """The spec's configuration on such a device, from such a model and for so much data."""
     return resolve(
         spec.opensloth_config,
         spec.training_args,
         facts,
         adapter_lora=choice.adapter_lora,
         has_eval_dataset=spec.eval_dataset is not None,
+        data=size,
     )
+
+
+def size_of(session: Session, file_id: str | None) -> DataSize | None:
+    """The size of a file of training data; None if there is none yet."""
+    file = session.get(FileRow, file_id) if file_id is not None else None
+    # Of any version of the rules: an attempt after an upgrade trains with the batch of the one before.
+    found = session.get(FileCheckRow, file.sha256) if file is not None else None
+    return DataSize(int(found.check["rows"]), file.bytes) if file is not None and found is not None else None
 
 
 def facts_of(stored: dict[str, Any]) -> DeviceFacts:
@@ -138,7 +150,12 @@ def _unfinished_parent(session: Session, name: str, field: str, caller: Caller) 
 
 
 def _foresee(
-    session: Session, spec: JobSpec, facts: DeviceFacts | None, parents: Sequence[JobRow], models: ModelRegistry
+    session: Session,
+    spec: JobSpec,
+    facts: DeviceFacts | None,
+    parents: Sequence[JobRow],
+    models: ModelRegistry,
+    size: DataSize | None,
 ) -> Foreseen | None:
     """What the job will train with once its parents have succeeded; None if that is not known yet.
 
@@ -150,7 +167,7 @@ def _foresee(
         if first is None or first.resolved is None or facts is None:
             continue
         lora: dict[str, Any] | None = first.resolved["opensloth_config"].get("lora_args")
-        resolved = resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=lora))
+        resolved = resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=lora), size)
         name = spec.opensloth_config.fast_model_args.model_name
         base = models.choose(session, _base_name(session, name), MODEL_FIELD, HOST)
         foreseen = Foreseen(resolved, replace(base, adapter_lora=lora))
