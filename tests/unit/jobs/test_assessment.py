@@ -52,6 +52,7 @@ def spec_of(services: Services, model: str = "llama-1b", **more: Any) -> dict[st
         "fast_model_args": {"model_name": model, "max_seq_length": 2048, "load_in_4bit": False},
         "sequence_packing": False,
     }
+    spec["training_args"] = {"per_device_train_batch_size": 8, **spec.get("training_args", {})}
     return spec
 
 
