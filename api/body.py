@@ -17,6 +17,8 @@ MAX_DEPTH = 32
 BODY_S = 60.0
 """How long a body may take to arrive."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_NAME_SHOWN = 64
+"""Of a name that a client made up, such as a key of `metadata`, in an error's path."""
 SURROGATES = range(0xD800, 0xE000)
 
 
@@ -57,7 +59,7 @@ def parsed(model: type[ModelT], value: Any) -> ModelT:
     except ValidationError as error:
         fields = [
             FieldError(
-                ".".join(map(str, problem["loc"])) or "body",
+                ".".join(str(part)[:_NAME_SHOWN] for part in problem["loc"] if part != "[key]") or "body",
                 problem["msg"].removeprefix("Value error, "),
                 problem["type"],
             )
@@ -87,14 +89,14 @@ def check_value(value: Any) -> None:
 async def _read(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise _too_large(request)
     pieces, size = [], 0
     try:
         async with asyncio.timeout(BODY_S):
             async for piece in request.stream():
                 size += len(piece)
                 if size > MAX_BODY_BYTES:
-                    raise _too_large()
+                    raise _too_large(request)
                 pieces.append(piece)
     except TimeoutError:
         raise TooSlow(f"the body was not whole after {BODY_S:g} s", hint="send it again") from None
@@ -109,5 +111,11 @@ def _check_text(text: str, path: str) -> None:
         raise Malformed("the body holds a character that cannot be stored", fields=[FieldError(path, message)])
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint="upload data with POST /v1/files")
+_PROMPTS = frozenset({"/v1/chat/completions", "/v1/completions"})
+
+
+def _too_large(request: Request) -> TooLarge:
+    hint = "upload data with POST /v1/files"
+    if request.url.path in _PROMPTS:
+        hint = "shorten the prompt, such as by leaving out the oldest messages; no model's context holds so much"
+    return TooLarge(f"the body is larger than {MAX_BODY_BYTES:,} bytes", hint=hint)

@@ -107,7 +107,8 @@ def problem(
 ) -> JSONResponse:
     """An RFC 9457 problem that is OpenAI's error object too, so that one client reads every route."""
     errors = [{"path": f.path, "message": f.message, "code": f.code, "row": f.row} for f in fields]
-    told = [f"{error['path']}: {error['message']}" if error["path"] else str(error["message"]) for error in errors[:3]]
+    said = [error for error in errors if error["message"] != detail][:3]
+    told = [f"{error['path']}: {error['message']}" if error["path"] else str(error["message"]) for error in said]
     body: dict[str, Any] = {
         "type": f"urn:opensloth:error:{code}",
         "title": title,

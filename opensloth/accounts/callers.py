@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from sqlalchemy import ColumnElement, true
 
 from opensloth.accounts.rows import DEFAULT_TEAM
-from opensloth.errors import NotAllowed, NotFound
+from opensloth.errors import FieldError, NotAllowed, NotFound
 
 Role = Literal["admin", "member", "viewer"]
 ROLES: tuple[Role, ...] = ("viewer", "member", "admin")
@@ -69,10 +69,23 @@ HOST = Caller("opensloth", "admin")
 """Who works without HTTP: workers, and programs that make the first key."""
 
 
-def require_visible(row: OwnedT | None, caller: Caller, what: str, hint: str | None = None) -> OwnedT:
-    """`row`, if there is one and the caller sees it; else NotFound('there is no `what`'), the same for both."""
+def require_visible(
+    row: OwnedT | None,
+    caller: Caller,
+    what: str,
+    hint: str | None = None,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+) -> OwnedT:
+    """`row`, if there is one and the caller sees it; else NotFound('there is no `what`'), the same for both.
+
+    `param` is the name that the id has in a request, `code` the error's code where it has one of its own.
+    """
     if row is None or not caller.can_see(row.team):
-        raise NotFound(f"there is no {what}", hint=hint)
+        message = f"there is no {what}"
+        fields = [FieldError(param, message, code or NotFound.code)] if param is not None else []
+        raise NotFound(message, code=code, hint=hint, fields=fields)
     return row
 
 

@@ -362,7 +362,7 @@ def found_file(session: Session, file_id: str, caller: Caller, *, lock: bool = F
     row = session.get(FileRow, file_id, with_for_update=lock)
     if row is not None and _expired(session, row):
         row = None
-    return require_visible(row, caller, f"file {file_id!r}", "`opensloth files list` shows them")
+    return require_visible(row, caller, f"file {file_id!r}", "`opensloth files list` shows them", param="id")
 
 
 _NOT_EXPIRED = or_(FileRow.expires_at.is_(None), FileRow.expires_at > db_now())

@@ -205,7 +205,7 @@ class ModelRegistry:
         with self._db.read() as session:
             if (found := self._checkpoint(session, model_id, caller)) is not None:
                 return _checkpoint_view(model_id, found)
-            return ModelView.of(require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT))
+            return ModelView.of(_found(session, model_id, caller))
 
     def list(self, caller: Caller, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
         """Bases and the results that the caller sees, newest first, and whether more follow."""
@@ -226,7 +226,7 @@ class ModelRegistry:
             if self._checkpoint(session, model_id, caller) is not None:
                 hint = "they go with their job: `opensloth delete`"
                 raise Conflict("a checkpoint is not deleted by itself", hint=hint, code="is_checkpoint")
-            row = require_visible(_find(session, model_id), caller, f"model {model_id!r}", _HINT)
+            row = _found(session, model_id, caller)
             caller.require_change(row.owner, f"the model {model_id}")
             user = self._user_of(session, [row.id, *([row.job_id] if row.job_id else [])])
             if user is not None:
@@ -346,6 +346,11 @@ def add_result(
         )
     )
     return model_id
+
+
+def _found(session: Session, model_id: str, caller: Caller) -> ModelRow:
+    row = _find(session, model_id)
+    return require_visible(row, caller, f"model {model_id!r}", _HINT, param="model", code="model_not_found")
 
 
 def _find(session: Session, name: str, *, lock: bool = False) -> ModelRow | None:

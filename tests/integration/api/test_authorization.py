@@ -358,7 +358,7 @@ def got(world: World, who: str, method: str, path: str, answer: httpx.Response) 
         answer, method = world.send(who, row_of("GET", path), "GET", str(answer.url)), "GET"
     if answer.status_code != 404:
         return "ok"
-    if error_code(answer) not in ("not_found", "fine_tune_not_found"):
+    if error_code(answer) not in ("not_found", "fine_tune_not_found", "model_not_found"):
         return "ok"
     other_url, other = never_was(path, world.things)
     other_answer = world.send(who, row_of(method, path), method, other_url)

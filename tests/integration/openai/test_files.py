@@ -150,3 +150,30 @@ def test_an_expired_file_is_gone_but_not_from_under_a_job_that_began_with_it(
     services.control.cancel(job_id, bob)
     assert services.files.expire() == 1
     assert services.storage.list_keys("files") == [kept.id]
+
+
+def test_unknown_files_and_models_are_refused_with_openais_codes(client: openai.OpenAI) -> None:
+    for ask in (client.files.retrieve, client.files.delete, client.files.content):
+        with pytest.raises(openai.NotFoundError) as missing:
+            ask("file-none")
+        assert (missing.value.code, missing.value.param) == ("not_found", "id")
+        assert missing.value.body["message"] == "there is no file 'file-none'"
+    for ask in (client.models.retrieve, client.models.delete):
+        with pytest.raises(openai.NotFoundError) as missing:
+            ask("none")
+        assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+
+
+def test_a_prompt_beyond_all_bounds_is_not_sent_to_the_files(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "x" * 2**20}]
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.chat.completions.create(model="tiny", messages=messages)
+    assert refused.value.status_code == 413
+    assert "shorten the prompt" in refused.value.message.lower()
+    assert "/v1/files" not in refused.value.message
+
+
+def test_the_path_of_a_wrong_key_of_metadata_is_bounded(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model="tiny", training_file="file-x", metadata={"k" * 5000: "v"})
+    assert refused.value.param == "metadata." + "k" * 64
