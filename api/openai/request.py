@@ -159,7 +159,8 @@ def read_request(body: Any) -> CreateJob:
 
 
 def _field(problem: Any) -> FieldError:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    named = [part if isinstance(part, int) else part[:64] for part in problem["loc"] if part != "[key]"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named)
     path = path.removeprefix(".") or "body"
     if path == "method.reinforcement.response_format":
         return FieldError(path, "answers are not held to a schema here; leave it out", "unsupported_value")
