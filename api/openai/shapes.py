@@ -36,7 +36,7 @@ class WandbView(BaseModel):
     tags: list[str] | None = None
 
 
-class Integration(BaseModel):
+class IntegrationView(BaseModel):
     """Where a job's metrics go besides."""
 
     type: Literal["wandb"]
@@ -63,7 +63,7 @@ class FineTuningJob(BaseModel):
     hyperparameters: HyperparametersView
     method: dict[str, Any] | None = Field(description="Null for a training type that OpenAI does not have.")
     seed: int
-    integrations: list[Integration]
+    integrations: list[IntegrationView]
     metadata: dict[str, str] | None
     opensloth: dict[str, Any]
 

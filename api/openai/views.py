@@ -15,7 +15,7 @@ from api.openai.shapes import (
     FineTuningJobCheckpoint,
     FineTuningJobEvent,
     HyperparametersView,
-    Integration,
+    IntegrationView,
     JobError,
     Status,
     WandbView,
@@ -171,9 +171,9 @@ def _method(job: JobView, values: HyperparametersView) -> dict[str, Any] | None:
     return {"type": kind, kind: {"grader": posted["grader"], "hyperparameters": more | shown}}
 
 
-def _integrations(job: JobView) -> list[Integration]:
+def _integrations(job: JobView) -> list[IntegrationView]:
     asked = [dict(each) for each in job.spec.get("integrations") or []]
-    return [Integration(type=each.pop("type"), wandb=WandbView(**each)) for each in asked]
+    return [IntegrationView(type=each.pop("type"), wandb=WandbView(**each)) for each in asked]
 
 
 def _own(job: JobView) -> dict[str, Any]:
