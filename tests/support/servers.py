@@ -49,16 +49,21 @@ def postgres() -> Iterator[str]:
 
 @contextlib.contextmanager
 def fresh_postgres_database(admin_url: str) -> Iterator[str]:
-    """A new, migrated database on the server behind `admin_url`; dropped afterwards."""
+    """A new, migrated database on the server behind `admin_url`, copied from a template; dropped afterwards."""
     name = f"t_{secrets.token_hex(6)}"
     admin = Database(admin_url)
-    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    url = admin_url.replace("/postgres?", f"/{name}?")
-    upgrade(url)
-    try:
-        yield url
-    finally:
+
+    def run(statement: str) -> bool:
         with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            result = connection.execute(text(statement))
+            return result.returns_rows and result.first() is not None
+
+    if not run("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
+        run("CREATE DATABASE migrated")
+        upgrade(admin_url.replace("/postgres?", "/migrated?"))
+    run(f"CREATE DATABASE {name} TEMPLATE migrated")
+    try:
+        yield admin_url.replace("/postgres?", f"/{name}?")
+    finally:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
         admin.engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,8 +39,8 @@ def test_a_queued_job_shows_its_place_what_it_waits_for_and_when_it_starts(servi
     assert told is not None
     assert told.position == 1
     assert told.waiting_for is not None
-    assert told.waiting_for.startswith("4 GPUs; 3 free; the fourth is expected at ")
-    assert told.waiting_for.endswith(f" UTC from {runs}")
+    when = r"[0-2]\d:[0-5]\d UTC( on \d+ [A-Z][a-z]+)?"
+    assert re.fullmatch(f"4 GPUs; 3 free; the fourth is expected at {when} from {runs}", told.waiting_for)
     assert told.expected_start is not None
     assert services.jobs.get(runs, ADMIN).queue is None
 
