@@ -8,8 +8,9 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PY := .venv/bin/python
-# Many tests wait for real processes, so four at a time fill two cores. Threads that share cores must not spin.
-PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 4 --dist loadfile
+# Many tests wait for real processes, so four at a time fill two cores; the long ones come first, in the order of the
+# folders. Threads that share cores must not spin.
+PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 TESTS ?= tests
 ARGS ?=
 

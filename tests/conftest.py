@@ -22,6 +22,8 @@ hypothesis.settings.load_profile("same")
 
 _PROCESSES = {"worker", "faults", "chat", "openai", "webhooks"}
 """Folders of tests/integration whose tests start whole workers."""
+_LONG = {"test_authorization.py"}
+"""Files that take long, and whose subject is not the database."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(item.config.rootpath).parts
         database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
         runs_workers = place[1] == "integration" and place[2] in _PROCESSES and item.path.name != "test_model.py"
-        if runs_workers and database == "postgresql":
+        if (runs_workers or item.path.name in _LONG) and database == "postgresql":
             item.add_marker(pytest.mark.slow)
 
 

@@ -49,7 +49,10 @@ def ended_by_itself(process: subprocess.Popen[bytes], log: Path, timeout: float 
 
 
 @BOTH
-@pytest.mark.parametrize(("moment", "jobs"), [("before_commit", 0), ("before_publish", 1), ("before_answer", 1)])
+@pytest.mark.parametrize(
+    ("moment", "jobs"),
+    [("before_commit", 0), pytest.param("before_publish", 1, marks=pytest.mark.slow), ("before_answer", 1)],
+)
 def test_an_api_that_is_killed_while_it_takes_a_job_makes_one_for_one_key(
     services: Services, settings: Settings, tmp_path: Path, moment: str, jobs: int
 ) -> None:
@@ -103,6 +106,7 @@ def test_a_worker_that_is_killed_loses_no_job_and_runs_none_twice(
 
 
 @BOTH
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_a_job_stops_ends_it_as_was_asked(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def test_a_worker_that_is_killed_while_a_job_stops_ends_it_as_was_asked(
 
 
 @BOTH
+@pytest.mark.slow
 def test_a_killed_rank_takes_the_other_along_and_the_job_goes_on(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_a_run_that_stands_still_is_tried_again_with_its_stacks_on_the_job(
         assert [event.data["resumed_step"] for event in events if event.type == "started"] == [0, 6]
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_stopped_cannot_answer_and_is_ended_all_the_same(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_rank_that_is_stopped_cannot_answer_and_is_ended_all_the_same(
         assert not trainers_of(job_id)
 
 
+@pytest.mark.slow
 def test_a_save_may_take_longer_than_a_step_and_longer_than_the_grace(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:

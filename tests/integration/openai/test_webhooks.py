@@ -171,6 +171,7 @@ def cancel_and_send(services: Services) -> None:
     assert services.deliveries.send(claimed).arrived
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_sends_is_followed_by_one_that_sends_the_same_id(
     sdk: openai.OpenAI, services: Services, settings: Settings, receiver: Receiver, tmp_path: Path
 ) -> None:

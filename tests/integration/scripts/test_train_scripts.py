@@ -35,6 +35,7 @@ def test_train_qwen_trains_and_saves_an_adapter(tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_dpo_trains_on_prepared_pairs_of_ones_own(tmp_path):
     pairs = [{"prompt": f"Question {n}?", "chosen": "Gladly.", "rejected": "No."} for n in range(4)]
     (tmp_path / "preferences.json").write_text(json.dumps(pairs))
@@ -66,6 +67,7 @@ def test_pairs_that_are_none_are_named_by_their_row(tmp_path, pairs, said):
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_the_dpo_checks_pass():
     done = run("test_dpo_implementation.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -25,7 +25,7 @@ def evaluations(spec: RunSpec) -> dict[int, dict[str, float]]:
     return {record["step"]: record["metrics"] for record in found if "eval_loss" in record["metrics"]}
 
 
-@pytest.mark.parametrize("training_type", ["kto", "orpo"])
+@pytest.mark.parametrize("training_type", [pytest.param("kto", marks=pytest.mark.slow), "orpo"])
 def test_a_share_of_the_rows_is_evaluated_alike_by_one_process_and_by_two(
     training_type: str, tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:

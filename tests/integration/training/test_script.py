@@ -314,6 +314,7 @@ def with_tools(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_script_runs_where_opensloth_is_not(tiny_model: Path, tmp_path: Path) -> None:
     job = make_run(tmp_path, tiny_model, arguments={"max_steps": 1})
     script = write_script(job, tmp_path)

@@ -13,7 +13,7 @@ from tests.support.training import Signal, TrainerHost, log, make_run, records
 STOPPED = 10
 
 
-@pytest.mark.parametrize("phase", ["loading_model", "preparing_data", "training"])
+@pytest.mark.parametrize("phase", [pytest.param("loading_model", marks=pytest.mark.slow), "preparing_data", "training"])
 def test_before_the_first_step_a_stop_ends_the_trainer_at_once(
     phase: str, tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:

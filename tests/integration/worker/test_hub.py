@@ -29,6 +29,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
         yield served
 
 
+@pytest.mark.slow
 def test_a_dataset_of_three_jobs_is_fetched_once_and_again_by_the_next_worker_if_one_is_killed(
     services: Services, settings: Settings, tmp_path: Path, hub: FakeHub
 ) -> None:

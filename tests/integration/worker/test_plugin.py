@@ -43,6 +43,7 @@ def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
         registry.pop(NAME, None)
 
 
+@pytest.mark.slow
 def test_a_sixth_type_from_outside_is_checked_queued_and_trained(services: Services, tmp_path: Path) -> None:
     assert len(Path(best_rows.__file__).read_text().splitlines()) < 30
     add_model(services)

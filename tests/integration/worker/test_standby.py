@@ -69,7 +69,7 @@ def test_a_job_on_two_devices_takes_the_standby_of_each(services: Services, sett
 
 
 @ONE
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_standby_that_is_gone_or_hangs_costs_the_job_nothing(
     services: Services, settings: Settings, tmp_path: Path, number: int
 ) -> None:
@@ -84,6 +84,7 @@ def test_a_standby_that_is_gone_or_hangs_costs_the_job_nothing(
 
 
 @ONE
+@pytest.mark.slow
 def test_standbys_leave_with_a_killed_worker(services: Services, settings: Settings, tmp_path: Path) -> None:
     worker = Worker(settings, tmp_path / "worker.log")
     worker.start()
