@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opensloth.training.export_main import EXIT_DONE, main, quiet_libraries
+from opensloth.training.program import EXIT_DONE, main, quiet_libraries, store_result
 
 if TYPE_CHECKING:
     from opensloth.training.records import Records
@@ -24,21 +24,16 @@ def evaluate(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues)
     spec = read_evaluation(run_dir)
     quiet_libraries()
     prepare_hub()
-    from opensloth.storage import Storage
     from opensloth.training.evaluations.work import EvaluationWork
     from opensloth.training.memory import apply_cap
 
     apply_cap(spec.memory_bytes, spec.device)
     folder, metrics = EvaluationWork(spec, records, secrets.get("model")).make()
-    records.phase("saving", "saving the result")
-    # From here on a stop comes too late: the work is complete.
-    stop.leave_at_once = False
-    files = Storage(spec.storage_url).put_tree(folder, spec.artifact_key, move=True)
     records.write(
         "result",
         "the evaluation is done",
         key=spec.artifact_key,
-        artifacts=[{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files],
+        artifacts=store_result(spec, folder, records, stop),
         metrics=metrics,
         is_model=False,
         adapter=False,
@@ -47,4 +42,4 @@ def evaluate(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues)
 
 
 if __name__ == "__main__":
-    main(evaluate, "evaluation")
+    main(evaluate, "evaluation", "the evaluation was done")

@@ -11,13 +11,13 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from opensloth.training.secret_values import SecretValues, read_secrets
-from opensloth.training.stacks import answer_with_stacks
+from opensloth.training.program import EXIT_DONE, EXIT_FAILED, enter, leave
+from opensloth.training.secret_values import SecretValues
 from opensloth.training.stop import EXIT_STOPPED, Stop
-from opensloth.training.watchdog import start_watchdog
 
 if TYPE_CHECKING:
     from opensloth.init_modules import Rank
@@ -25,19 +25,10 @@ if TYPE_CHECKING:
     from opensloth.training.records import Records
     from opensloth.training.run_spec import RunSpec
 
-EXIT_DONE = 0
-EXIT_FAILED = 20
-
 
 def main() -> NoReturn:
     """The command."""
-    stop = Stop()
-    stop.install()
-    start_watchdog()
-    answer_with_stacks(Path(sys.argv[1]))
-    secrets = read_secrets()
-    secrets.guard_output()
-    leave(run(Path(sys.argv[1]), stop, secrets))
+    leave(run(*enter()))
 
 
 def warm_up(engine: str) -> None:
@@ -63,13 +54,6 @@ def warm_up(engine: str) -> None:
     import opensloth.training.failures
     import opensloth.training.memory
     import opensloth.training.results  # noqa: F401
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process without waiting for the threads of libraries."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
@@ -99,17 +83,8 @@ def run(run_dir: Path, stop: Stop, secrets: SecretValues | None = None) -> int:
             if failure.code == "storage_error":
                 # What it could not save whole may have taken the very room that it needs to say so.
                 shutil.rmtree(run_dir / "output", ignore_errors=True)
-            records.write(
-                "failure",
-                failure.message,
-                level="error",
-                code=failure.code,
-                message=failure.message,
-                hint=failure.hint,
-                detail=failure.detail,
-                capped=capped,
-                local_rank=rank.local,
-            )
+            told = {**asdict(failure), "capped": capped, "local_rank": rank.local}
+            records.write("failure", failure.message, level="error", **told)
         return EXIT_FAILED
     finally:
         if report is not None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from opensloth.training.secret_values import SecretValues, read_secrets
-from opensloth.training.stacks import answer_with_stacks
+from opensloth.training.program import EXIT_DONE, main, quiet_libraries
 from opensloth.training.stop import EXIT_STOPPED, Stop
-from opensloth.training.watchdog import start_watchdog
 
 if TYPE_CHECKING:
     from opensloth.chat.engine.decoder import Decoder
@@ -27,56 +23,13 @@ if TYPE_CHECKING:
     from opensloth.chat.engine.spec import ChatRun
     from opensloth.chat.engine.vllm_speaker import VllmSpeaker
     from opensloth.training.records import Records
+    from opensloth.training.secret_values import SecretValues
 
-EXIT_DONE = 0
-EXIT_FAILED = 20
 _LOOK_S = 0.25
 
 
-def main() -> NoReturn:
-    """The command."""
-    stop = Stop()
-    stop.install()
-    start_watchdog()
-    answer_with_stacks(Path(sys.argv[1]))
-    secrets = read_secrets()
-    secrets.guard_output()
-    code = run(Path(sys.argv[1]), stop, secrets)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def run(run_dir: Path, stop: Stop, secrets: SecretValues) -> int:
-    """Serves what `run_dir` specifies; returns the exit code. Every exception becomes a failure record."""
-    from opensloth.training.failures import describe
-    from opensloth.training.memory import explained
-    from opensloth.training.records import Records
-    from opensloth.training.run_spec import EVENTS_NAME
-
-    records = Records(run_dir / EVENTS_NAME, redact=secrets.redact_all)
-    try:
-        stop.before_leaving = lambda: records.write("stopped", "stopped before the model was loaded", step=0)
-        if stop.requested:
-            stop.leave()
-        return _serve(run_dir, records, stop, secrets)
-    except Exception as error:
-        logging.getLogger(__name__).exception("the engine failed")
-        failure, capped = explained(describe(error, records.current_phase), error)
-        records.write(
-            "failure",
-            failure.message,
-            level="error",
-            code=failure.code,
-            message=failure.message,
-            hint=failure.hint,
-            detail=failure.detail,
-            capped=capped,
-        )
-        return EXIT_FAILED
-
-
-def _serve(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
+def serve(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -> int:
+    """Serves what `run_dir` specifies; returns the exit code."""
     from opensloth.chat.engine.spec import TOKEN, read_chat
     from opensloth.hub import prepare_hub
 
@@ -84,8 +37,7 @@ def _serve(run_dir: Path, records: Records, stop: Stop, secrets: SecretValues) -
     secret = secrets.get(TOKEN)
     if not secret:
         raise ValueError("the engine was told no secret")
-    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    quiet_libraries()
     prepare_hub()
     records.phase("loading_model", f"loading {spec.base_name}")
     return asyncio.run(_live(spec, records, stop, secret, secrets.get("model")))
@@ -157,4 +109,4 @@ def _speaker(spec: ChatRun, records: Records, hub_token: str | None) -> tuple[De
 
 
 if __name__ == "__main__":
-    main()
+    main(serve, "engine", "the model was loaded")
