@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from opensloth.chat.engine.decoder import AdapterRef, Piece, Row
+from opensloth.chat.engine.answers import AdapterRef, Piece, Row
 from opensloth.chat.engine.loading import Facts, Sources
 from opensloth.chat.engine.sampling import Chooser, Sampling
 from opensloth.chat.engine.spec import ChatRun

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from opensloth.chat.engine.decoder import Said
+from opensloth.chat.engine.answers import Said
 from opensloth.chat.engine.templates import Templates
 from opensloth.chat.wire import Ask, EngineError, Token
 

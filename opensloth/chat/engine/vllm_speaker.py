@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from opensloth.chat.engine.decoder import Piece, Row
+from opensloth.chat.engine.answers import Piece, Row
 from opensloth.chat.engine.loading import Facts
 from opensloth.chat.engine.sampling import Chosen
 from opensloth.chat.engine.spec import ChatRun

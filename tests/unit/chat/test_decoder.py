@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from opensloth.chat.engine import rows as kv
-from opensloth.chat.engine.decoder import AdapterRef, Decoder, Piece, Row
+from opensloth.chat.engine.answers import AdapterRef, Piece, Row
+from opensloth.chat.engine.decoder import Decoder
 from opensloth.chat.engine.sampling import Chooser, Sampling
 from opensloth.chat.engine.text import TextStream
 from tests.support.tiny_adapters import make_adapter
