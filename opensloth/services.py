@@ -108,7 +108,7 @@ class Services:
     def estimates(self) -> EstimateService:
         """What jobs would need."""
         assessor = self.jobs.assessor
-        return EstimateService(self.database, self.files, self.models, self.rewards, assessor, self.queue)
+        return EstimateService(self.database, self.models, self.rewards, assessor, self.queue)
 
     @cached_property
     def control(self) -> ControlService:
@@ -128,7 +128,7 @@ class Services:
     @cached_property
     def evaluations(self) -> EvaluationService:
         """Whether results are better than what they were made from."""
-        return EvaluationService(self.database, self.storage, self.jobs, self.files, self.models, self.rewards)
+        return EvaluationService(self.database, self.storage, self.jobs, self.models, self.rewards)
 
     @cached_property
     def leases(self) -> LeaseService:
@@ -194,7 +194,7 @@ class Services:
         rewards = RewardPolicy(urls, settings.rewards, settings.reward_timeout_s, settings.reward_python)
 
         def on_pull_end(session: Session, pull: DatasetPullRow) -> None:
-            settle_pull(session, pull, events, files, rewards)
+            settle_pull(session, pull, events, rewards)
 
         pulls = PullService(database, storage, settings, files, secrets, publisher, on_pull_end)
         queue = QueueService(database, settings)

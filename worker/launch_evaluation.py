@@ -8,6 +8,7 @@ from typing import Any
 
 from opensloth.accounts.callers import HOST
 from opensloth.datasets.rows import FileRow
+from opensloth.datasets.serving import first_served
 from opensloth.devices.inventory import FoundDevice
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.evaluation_spec import load_evaluation_spec
@@ -46,7 +47,7 @@ def prepare_evaluation(
         judge = judge_of(spec, trained)
         split = spec.dataset is None and source.eval_dataset_id is None
         wanted = (config.training_type,) if split else READ_AS[judge]
-        method = services.files.serves(session, file.id, wanted, HOST) or wanted[0]
+        method = first_served(session, file.id, wanted, HOST) or wanted[0]
     rewards = bind_graders(spec, trained, services.rewards) if judge == "graders" else []
     seeds = (source.resolved or {}).get("training_args", {})
     seed = seeds.get("data_seed")

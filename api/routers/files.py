@@ -18,8 +18,9 @@ from api.stored import stored_response
 from api.uploads import receive
 from opensloth.datasets.expiry import LEAST_S, MOST_S, expiry_seconds
 from opensloth.datasets.previews import FilePreview, LossOn
+from opensloth.datasets.purposes import PURPOSE
 from opensloth.datasets.report import FileCheck
-from opensloth.datasets.service import PURPOSE, FileView
+from opensloth.datasets.views import FileView
 from opensloth.errors import FieldError, InvalidInput, NotFound
 from opensloth.jobs.views import Page
 

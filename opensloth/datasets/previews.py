@@ -23,7 +23,8 @@ from opensloth.datasets.isolated import child_environment
 from opensloth.datasets.light_tokenizer_files import FILES
 from opensloth.datasets.report import FileCheck, FormCheck, RowError
 from opensloth.datasets.rows import FileRow
-from opensloth.datasets.service import FileService, found_file, stored_check
+from opensloth.datasets.service import FileService
+from opensloth.datasets.stored import found_file, stored_check
 from opensloth.errors import FieldError, InvalidDataset, InvalidInput, Unavailable
 from opensloth.models.registry import ModelRegistry
 from opensloth.storage import Storage

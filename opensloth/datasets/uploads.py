@@ -16,10 +16,12 @@ from opensloth.accounts.audit import record
 from opensloth.accounts.callers import Caller, require_visible
 from opensloth.database import Database, now_of
 from opensloth.datasets.part import MAX_PART_BYTES, PartSpool
+from opensloth.datasets.purposes import require_purpose
 from opensloth.datasets.rows import FileRow
-from opensloth.datasets.service import FileService, FileView, Quota, require_purpose
+from opensloth.datasets.service import FileService, Quota
 from opensloth.datasets.upload import Spool, clean_filename, disk_errors
 from opensloth.datasets.upload_rows import UploadPartRow, UploadRow
+from opensloth.datasets.views import FileView
 from opensloth.errors import Conflict, FieldError, InvalidInput, TooLarge
 from opensloth.settings import Settings
 from opensloth.storage import Storage

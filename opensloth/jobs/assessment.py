@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from opensloth.datasets.rows import FileRow
-from opensloth.datasets.service import stored_check
+from opensloth.datasets.stored import stored_check
 from opensloth.devices.estimate import GIB, MIB, Estimate
 from opensloth.devices.model_shape import ModelShape
 from opensloth.devices.rows import DeviceRow

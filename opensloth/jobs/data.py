@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.callers import Caller
 from opensloth.datasets.pulls import PullService
 from opensloth.datasets.rows import DatasetPullRow
-from opensloth.datasets.service import FileService
+from opensloth.datasets.serving import columns_of, require_for_training
 from opensloth.errors import InvalidInput
 from opensloth.events.store import EventStore
 from opensloth.jobs.reasons import reason
@@ -37,7 +37,6 @@ def find_data(
     session: Session,
     spec: JobSpec,
     caller: Caller,
-    files: FileService,
     pulls: PullService | None,
     rewards: RewardPolicy,
 ) -> JobData:
@@ -59,14 +58,12 @@ def find_data(
                 found.pulls[name] = pulls.ask(session, dataset, spec.secrets.hub, caller, name).id
                 continue
             dataset = known.id
-        _require(session, spec, name, dataset, caller, files, bound)
+        _require(session, spec, name, dataset, caller, bound)
         found.files[name] = dataset
     return found
 
 
-def settle_pull(
-    session: Session, pull: DatasetPullRow, events: EventStore, files: FileService, rewards: RewardPolicy
-) -> None:
+def settle_pull(session: Session, pull: DatasetPullRow, events: EventStore, rewards: RewardPolicy) -> None:
     """Give the file of a pull that has ended to the jobs that wait for it, or fail them with it."""
     waiting = session.execute(
         select(PullWaitRow.job_id, PullWaitRow.field)
@@ -84,7 +81,7 @@ def settle_pull(
         try:
             spec = load_job_spec(job.spec)
             owner = Caller(job.owner, "member", job.team)
-            _require(session, spec, name, pull.file_id, owner, files, _rewards(spec, rewards))
+            _require(session, spec, name, pull.file_id, owner, _rewards(spec, rewards))
         except InvalidInput as error:
             first = "; ".join(f"{wrong.path}: {wrong.message}" for wrong in error.fields[:3])
             _fail(session, events, job_id, "dataset_error", f"{error.message} ({first})")
@@ -99,13 +96,12 @@ def _require(
     name: str,
     file_id: str,
     caller: Caller,
-    files: FileService,
     bound: Sequence[BoundReward],
 ) -> None:
     """Raise InvalidInput unless the file serves the job's method, form and rewards."""
     config = spec.opensloth_config
-    row = files.require_for_training(session, file_id, config.training_type, name, caller, config.dataset_form)
-    columns = files.columns(session, row) if bound else None
+    row = require_for_training(session, file_id, config.training_type, name, caller, config.dataset_form)
+    columns = columns_of(session, row) if bound else None
     missing = [] if columns is None else [error for one in bound for error in one.missing_columns(columns, REWARDS)]
     if missing:
         text = f"{row.filename} ({file_id}) lacks what the rewards read: {missing[0].message}"

@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 
 from opensloth.accounts.callers import Caller
 from opensloth.database import Database
-from opensloth.datasets.service import FileService
 from opensloth.devices.disk import checkpoint_bytes, export_bytes, result_bytes
 from opensloth.errors import InvalidInput, NotAllowed
 from opensloth.jobs.assessment import GIVEN, Assessment, Assessor, largest, require_given, require_room, within
@@ -110,14 +109,12 @@ class EstimateService:
     def __init__(
         self,
         database: Database,
-        files: FileService,
         models: ModelRegistry,
         rewards: RewardPolicy,
         assessor: Assessor,
         queue: QueueService,
     ) -> None:
         self._db = database
-        self._files = files
         self._models = models
         self._rewards = rewards
         self._assessor = assessor
@@ -129,7 +126,7 @@ class EstimateService:
         if spec.priority == "urgent" and not caller.is_admin:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
         with self._db.read() as session:
-            inputs = resolve_inputs(session, spec, caller, self._files, None, self._models, self._rewards)
+            inputs = resolve_inputs(session, spec, caller, None, self._models, self._rewards)
             found = None
             if inputs.foreseen is not None:
                 found = self._assessor.assess(session, spec, inputs.foreseen, waits=inputs.resolved is None)

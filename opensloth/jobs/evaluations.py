@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.database import Database
-from opensloth.datasets.service import FileService
+from opensloth.datasets.serving import columns_of, first_served, require_for_training
 from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed, NotFound
 from opensloth.jobs.evaluation_spec import SCHEMA_VERSION, EvaluationSpec, parse_evaluation_spec
 from opensloth.jobs.inputs import hold_parents
@@ -50,14 +50,12 @@ class EvaluationService:
         database: Database,
         storage: Storage,
         jobs: JobService,
-        files: FileService,
         models: ModelRegistry,
         rewards: RewardPolicy,
     ) -> None:
         self._db = database
         self._storage = storage
         self._jobs = jobs
-        self._files = files
         self._models = models
         self._rewards = rewards
 
@@ -204,10 +202,10 @@ class EvaluationService:
             message = "the job's dataset is still fetched from the hub; wait for it, or name a file"
             raise InvalidInput(f"dataset: {message}", fields=[FieldError("dataset", message)])
         wanted = (trained.opensloth_config.training_type,) if split else READ_AS[judge]
-        method = self._files.serves(session, file_id, wanted, caller) or wanted[0]
+        method = first_served(session, file_id, wanted, caller) or wanted[0]
         form = trained.opensloth_config.dataset_form if split else spec.dataset_form
-        row = self._files.require_for_training(session, file_id, method, "dataset", caller, form)
-        columns = self._files.columns(session, row)
+        row = require_for_training(session, file_id, method, "dataset", caller, form)
+        columns = columns_of(session, row)
         if columns is not None:
             made = {*columns, "prompt", "reference"}
             missing = [error for reward in rewards for error in reward.missing_columns(made, "graders")]

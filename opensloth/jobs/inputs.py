@@ -13,7 +13,6 @@ from opensloth.accounts.callers import HOST, Caller
 from opensloth.accounts.secrets import SecretService
 from opensloth.datasets.pulls import PullService
 from opensloth.datasets.rows import FileCheckRow, FileRow
-from opensloth.datasets.service import FileService
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.integrations import WANDB_SECRET
@@ -54,7 +53,6 @@ def resolve_inputs(
     session: Session,
     spec: JobSpec,
     caller: Caller,
-    files: FileService,
     pulls: PullService | None,
     models: ModelRegistry,
     rewards: RewardPolicy,
@@ -65,7 +63,7 @@ def resolve_inputs(
     if spec.wandb is not None:
         field = "secrets.wandb" if spec.secrets.wandb else "integrations[0]"
         SecretService.require(session, caller.owner, spec.secrets.wandb or WANDB_SECRET, field)
-    data = find_data(session, spec, caller, files, pulls, rewards)
+    data = find_data(session, spec, caller, pulls, rewards)
     config = spec.opensloth_config
     names = {MODEL_FIELD: config.fast_model_args.model_name, ADAPTER_FIELD: config.pretrained_lora}
     hold_parents(session, [*spec.depends_on, *(name for name in names.values() if name and JOB_ID.fullmatch(name))])

@@ -93,7 +93,7 @@ class JobService:
             raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
         def insert(session: Session, job_id: str) -> JobRow:
-            inputs = resolve_inputs(session, spec, caller, self._files, self._pulls, self._models, self._rewards)
+            inputs = resolve_inputs(session, spec, caller, self._pulls, self._models, self._rewards)
             row = self._insert(session, job_id, spec, inputs, body, caller)
             row.request = request
             if retry is not None:

@@ -10,6 +10,7 @@ from opensloth.datasets import isolated
 from opensloth.datasets.report import OLDEST_CHECK
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.datasets.service import FileService
+from opensloth.datasets.serving import require_for_training
 from opensloth.datasets.upload import clean_filename
 from opensloth.errors import InsufficientStorage, InvalidDataset, InvalidInput, Unavailable
 from opensloth.settings import Settings
@@ -69,16 +70,16 @@ def test_a_second_upload_of_a_content_uses_the_stored_check(files, tmp_path, mon
 def test_a_check_by_older_rules_is_not_relied_on(files, database):
     file = files.create("a.jsonl", [ROW], BOB)
     with database.write() as session:
-        assert files.require_for_training(session, file.id, "sft", "dataset", BOB).id == file.id
+        assert require_for_training(session, file.id, "sft", "dataset", BOB).id == file.id
         session.execute(update(FileCheckRow).values(version=OLDEST_CHECK - 1))
         with pytest.raises(InvalidDataset, match="checked again") as caught:
-            files.require_for_training(session, file.id, "sft", "dataset", BOB)
+            require_for_training(session, file.id, "sft", "dataset", BOB)
     assert caught.value.fields[0].path == "dataset"
 
 
 def test_an_unknown_file_is_named_by_the_field_that_names_it(files, database):
     with database.read() as session, pytest.raises(InvalidInput) as caught:
-        files.require_for_training(session, "file-none", "sft", "eval_dataset", BOB)
+        require_for_training(session, "file-none", "sft", "eval_dataset", BOB)
     assert caught.value.fields[0].path == "eval_dataset"
 
 
