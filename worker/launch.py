@@ -15,7 +15,7 @@ from opensloth.errors import OpenSlothError
 from opensloth.jobs.attempts import Placed
 from opensloth.jobs.inputs import SECTION, facts_of, resolve_for, size_of
 from opensloth.jobs.spec import load_job_spec
-from opensloth.models.registry import ModelChoice
+from opensloth.models.choices import ModelChoice
 from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import StorageCorrupt
@@ -47,7 +47,7 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
     spec = load_job_spec(job.spec)
     with services.database.read() as session:
         config = spec.opensloth_config
-        choice = services.models.choose_with_adapter(
+        choice = services.models.choices.with_adapter(
             session, config.fast_model_args.model_name, config.pretrained_lora, SECTION, HOST
         )
         train = session.get(FileRow, job.dataset_id)

@@ -17,7 +17,7 @@ from opensloth.jobs.attempts import Placed
 from opensloth.jobs.chat_engines import ChatEngineRow, announce
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import load_job_spec
-from opensloth.models.registry import ModelChoice
+from opensloth.models.choices import ModelChoice
 from opensloth.services import Services
 from opensloth.settings import Settings
 from worker.launch import CannotStart, model_path, run_folder, stored_tree

@@ -40,8 +40,8 @@ def prepare_evaluation(
             raise CannotStart(f"the job {source_id} or the rows for it were deleted", code="input_deleted")
         trained = load_job_spec(source.spec)
         config = trained.opensloth_config
-        choice = services.models.choose(session, source_id, "job", HOST)
-        base = services.models.choose_with_adapter(
+        choice = services.models.choices.of(session, source_id, "job", HOST)
+        base = services.models.choices.with_adapter(
             session, config.fast_model_args.model_name, config.pretrained_lora, SECTION, HOST
         )
         judge = judge_of(spec, trained)

@@ -37,7 +37,7 @@ def prepare_export(
     source_id = job.export_of or ""
     with services.database.read() as session:
         source = session.get(JobRow, source_id)
-        choice = services.models.choose(session, source_id, "job", HOST)
+        choice = services.models.choices.of(session, source_id, "job", HOST)
     if source is None:
         raise CannotStart(f"the job {source_id} was deleted", code="input_deleted")
     base = choice.base_id

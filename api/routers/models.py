@@ -11,7 +11,7 @@ from api.body import JsonBody, parsed
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import MODEL_EXAMPLES
 from opensloth.jobs.views import Page
-from opensloth.models.registry import ModelView
+from opensloth.models.views import ModelView
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(strict_query)])
 

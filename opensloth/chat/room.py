@@ -13,7 +13,7 @@ from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.assessment import GIVEN, largest, within
 from opensloth.jobs.model_shapes import ModelShapes
 from opensloth.jobs.unplaceable import gib
-from opensloth.models.registry import ModelChoice
+from opensloth.models.choices import ModelChoice
 
 KV_TOKENS = {"cuda": 32768, "cpu": 16384}
 """Keys and values of so many tokens, for all answers together."""

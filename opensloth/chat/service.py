@@ -25,7 +25,8 @@ from opensloth.jobs.rows import JobRow
 from opensloth.jobs.service import JobService, body_digest
 from opensloth.jobs.spec import PRIORITIES
 from opensloth.jobs.states import State
-from opensloth.models.registry import ModelChoice, ModelRegistry
+from opensloth.models.choices import ModelChoice
+from opensloth.models.registry import ModelRegistry
 from opensloth.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class ChatService:
         if view.status == "importing":
             raise Unavailable(f"the model {name!r} is still being imported", code="model_importing")
         with self._db.read() as session:
-            choice = self._models.choose(session, name, "model", caller)
+            choice = self._models.choices.of(session, name, "model", caller)
         if choice.storage_key is None and choice.adapter_key is None:
             raise missing
         model_id = view.base or view.id if view.kind == "alias" else view.id

@@ -107,7 +107,7 @@ class PreviewService:
             row = found_file(session, file_id, caller)
             check = stored_check(session, row.sha256)
             evaluation = found_file(session, eval_file, caller) if eval_file is not None else None
-            choice = self._models.choose(session, model, "model", caller) if model is not None else None
+            choice = self._models.choices.of(session, model, "model", caller) if model is not None else None
         if check is None:
             raise InvalidDataset("the file was checked by another release", hint="upload it again")
         method = training_type or next((name for name, found in check.methods.items() if found.ok), "sft")

@@ -1,4 +1,4 @@
-"""Uploaded files: stored whole or not at all, checked once per content, and asked before a job is accepted."""
+"""Uploaded files: stored whole or not at all, checked once per content, and deleted when nobody needs them."""
 
 from __future__ import annotations
 

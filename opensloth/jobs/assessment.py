@@ -21,7 +21,7 @@ from opensloth.jobs.row_lengths import RowLengthReader, longest_of
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.unplaceable import beyond_box, unplaceable
-from opensloth.models.registry import ModelChoice
+from opensloth.models.choices import ModelChoice
 from opensloth.resolve import Resolved, without_checkpointing
 from opensloth.scheduling.types import Rules
 from opensloth.storage import Storage

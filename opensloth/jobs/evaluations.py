@@ -103,7 +103,7 @@ class EvaluationService:
                 dataset_id=self._dataset(session, spec, trained, source, chosen, rewards, caller),
                 model_id=source_id,
             )
-            choice = None if depends_on else self._models.choose(session, source_id, "job", caller)
+            choice = None if depends_on else self._models.choices.of(session, source_id, "job", caller)
             self._jobs.assessor.fill_export(
                 session, row, form=f"evaluation-{chosen}", precision="16bit", choice=choice, time_limit=spec.time_limit
             )

@@ -73,7 +73,7 @@ class ExportService:
                 max_retries=spec.max_retries,
                 model_id=source_id,
             )
-            choice = None if depends_on else self._models.choose(session, source_id, "job", caller)
+            choice = None if depends_on else self._models.choices.of(session, source_id, "job", caller)
             self._jobs.assessor.fill_export(
                 session,
                 row,
@@ -113,7 +113,7 @@ class ExportService:
                 code="no_result",
                 hint="only a job that succeeded has one",
             )
-        choice = self._models.choose(session, source_id, "job", caller)
+        choice = self._models.choices.of(session, source_id, "job", caller)
         if spec.format == "adapter" and choice.adapter_key is None:
             raise InvalidInput(
                 "the result is no adapter",

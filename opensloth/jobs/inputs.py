@@ -20,8 +20,9 @@ from opensloth.jobs.data import JobData, find_data
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.states import TERMINAL, State
+from opensloth.models.choices import ModelChoice, unknown_model
 from opensloth.models.names import JOB_ID
-from opensloth.models.registry import ModelChoice, ModelRegistry, unknown_model
+from opensloth.models.registry import ModelRegistry
 from opensloth.resolve import DeviceFacts, Resolved, resolve
 from opensloth.resolve_size import DataSize
 from opensloth.rewards import RewardPolicy
@@ -75,7 +76,7 @@ def resolve_inputs(
     if parents:
         foreseen = _foresee(session, spec, facts, parents, models, size)
         return Inputs(data, sorted({*depends_on, *(parent.id for parent in parents)}), None, foreseen)
-    choice = models.choose_with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION, caller)
+    choice = models.choices.with_adapter(session, names[MODEL_FIELD] or "", names[ADAPTER_FIELD], SECTION, caller)
     if facts is None:
         return Inputs(data, depends_on, None)
     resolved = resolve_for(spec, facts, choice, size)
@@ -167,7 +168,7 @@ def _foresee(
         lora: dict[str, Any] | None = first.resolved["opensloth_config"].get("lora_args")
         resolved = resolve_for(spec, facts, ModelChoice(base_id=parent.id, adapter_lora=lora), size)
         name = spec.opensloth_config.fast_model_args.model_name
-        base = models.choose(session, _base_name(session, name), MODEL_FIELD, HOST)
+        base = models.choices.of(session, _base_name(session, name), MODEL_FIELD, HOST)
         foreseen = Foreseen(resolved, replace(base, adapter_lora=lora))
     return foreseen
 

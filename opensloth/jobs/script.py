@@ -12,7 +12,8 @@ from opensloth.errors import Conflict, InvalidInput
 from opensloth.jobs.inputs import SECTION
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import load_job_spec
-from opensloth.models.registry import ModelChoice, ModelRegistry
+from opensloth.models.choices import ModelChoice
+from opensloth.models.registry import ModelRegistry
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
 from opensloth.script import ScriptSource, render_script
 from opensloth.script_parts.data import DataFile
@@ -71,7 +72,7 @@ def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Ca
 
 def _choice(session: Session, models: ModelRegistry, name: str, adapter: str | None, caller: Caller) -> ModelChoice:
     try:
-        return models.choose_with_adapter(session, name, adapter, SECTION, caller)
+        return models.choices.with_adapter(session, name, adapter, SECTION, caller)
     except InvalidInput:
         # The model was deleted since; the script names it all the same.
         return ModelChoice(base_id=name)

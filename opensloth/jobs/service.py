@@ -34,7 +34,8 @@ from opensloth.jobs.spec import PRIORITIES, SCHEMA_VERSION, JobSpec, parse_job_s
 from opensloth.jobs.states import TERMINAL, State
 from opensloth.jobs.transitions import locked
 from opensloth.jobs.views import CheckpointView, JobView
-from opensloth.models.registry import CheckpointPlace, ModelRegistry
+from opensloth.models.registry import ModelRegistry
+from opensloth.models.views import CheckpointPlace
 from opensloth.rewards import RewardPolicy
 
 Views = list[JobView]

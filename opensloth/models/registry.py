@@ -1,26 +1,25 @@
-"""Which models there are, and what a job's `model_name` stands for."""
+"""Which models there are: bases, results and their other names."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
 from sqlalchemy import exists, select, tuple_
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.audit import record
-from opensloth.accounts.callers import HOST, Caller, require_visible, visible_to
+from opensloth.accounts.callers import Caller, require_visible, visible_to
 from opensloth.accounts.secrets import SecretService
 from opensloth.database import Database, after_commit, now_of
 from opensloth.errors import Conflict, FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
 from opensloth.models.catalogue import CATALOGUE, HUB_ID
+from opensloth.models.choices import CheckpointOf, ModelChoices, find_model
 from opensloth.models.names import ALIAS, JOB_ID, parse_checkpoint_model, result_name
 from opensloth.models.rows import ModelRow
+from opensloth.models.views import ModelView
 from opensloth.storage import Storage
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
@@ -30,73 +29,8 @@ UserOf = Callable[[Session, list[str]], str | None]
 """Finds a job that is not over and needs one of the named models; given by who wires the services."""
 
 
-@dataclass(frozen=True)
-class CheckpointPlace:
-    """A checkpoint of a job: whose it is, where it lies, and the model that the job started from."""
-
-    owner: str
-    team: str
-    key: str
-    base: str
-    bytes: int
-    created_at: float
-
-
-CheckpointOf = Callable[[Session, str, int], CheckpointPlace | None]
-"""Finds the checkpoint of a job by its step; given likewise."""
-
-
-class ModelView(BaseModel):
-    """A model: OpenAI's fields and ours; `created` in seconds since 1970."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    status: Literal["importing", "ready", "failed"]
-    kind: Literal["base", "result", "alias", "checkpoint"]
-    source: str
-    base: str | None = None
-    job_id: str | None = None
-    error: str | None = None
-    bytes: int | None = None
-
-    @classmethod
-    def of(cls, row: ModelRow) -> ModelView:
-        """The view of a stored row."""
-        return cls.model_validate(
-            {
-                "id": row.id,
-                "created": int(row.created_at),
-                "owned_by": row.owner,
-                "status": row.status,
-                "kind": row.kind,
-                "source": row.source,
-                "base": row.base_id,
-                "job_id": row.job_id,
-                "error": row.error,
-                "bytes": row.bytes,
-            }
-        )
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """What a `model_name` stands for.
-
-    `hub_id` or `storage_key` says where the base is; `adapter_key` and `adapter_lora` describe the adapter to start
-    from.
-    """
-
-    base_id: str
-    hub_id: str | None = None
-    storage_key: str | None = None
-    adapter_key: str | None = None
-    adapter_lora: dict[str, Any] | None = None
-
-
 class ModelRegistry:
-    """Registers, lists and deletes models and looks them up for jobs."""
+    """Registers, lists and deletes models."""
 
     def __init__(
         self,
@@ -106,8 +40,8 @@ class ModelRegistry:
         user_of: UserOf,
         checkpoint_of: CheckpointOf = lambda session, job_id, step: None,
     ) -> None:
+        self.choices = ModelChoices(storage, checkpoint_of)
         self._db = database
-        self._checkpoint_of = checkpoint_of
         self._storage = storage
         self._publisher = publisher
         self._user_of = user_of
@@ -172,13 +106,13 @@ class ModelRegistry:
             message = "use 1 to 128 letters, digits and . _ - / : and not the name of a job or a checkpoint"
             raise InvalidInput("the alias is not usable", fields=[FieldError("id", message)])
         with self._db.write() as session:
-            found = _find(session, target, lock=True)
+            found = find_model(session, target, lock=True)
             if found is not None and found.kind == "alias":
                 message = f"{target!r} is an alias itself; name {found.base_id!r}"
                 raise InvalidInput("the alias is not usable", fields=[FieldError("alias_of", message)])
             if found is not None:
                 target = found.id  # a job's id stands for what it made
-            self.choose(session, target, "alias_of", caller)
+            self.choices.of(session, target, "alias_of", caller)
             row = session.get(ModelRow, name, with_for_update=True)
             if row is not None and row.kind != "alias":
                 hint = "choose another name, or delete that model first"
@@ -203,8 +137,8 @@ class ModelRegistry:
     def get(self, model_id: str, caller: Caller) -> ModelView:
         """The model with this id, the result of the job with this id, or a checkpoint by its name; raises NotFound."""
         with self._db.read() as session:
-            if (found := self._checkpoint(session, model_id, caller)) is not None:
-                return _checkpoint_view(model_id, found)
+            if (found := self.choices.checkpoint(session, model_id, caller)) is not None:
+                return ModelView.of_checkpoint(model_id, found)
             return ModelView.of(_found(session, model_id, caller))
 
     def list(self, caller: Caller, limit: int, after: str | None = None) -> tuple[list[ModelView], bool]:
@@ -223,7 +157,7 @@ class ModelRegistry:
     def delete(self, model_id: str, caller: Caller) -> None:
         """Remove a model and its files; raises Conflict while a job needs it."""
         with self._db.write() as session:
-            if self._checkpoint(session, model_id, caller) is not None:
+            if self.choices.checkpoint(session, model_id, caller) is not None:
                 hint = "they go with their job: `opensloth delete`"
                 raise Conflict("a checkpoint is not deleted by itself", hint=hint, code="is_checkpoint")
             row = _found(session, model_id, caller)
@@ -245,73 +179,6 @@ class ModelRegistry:
             record(session, caller, "model.delete", row.id, owner=row.owner)
         if key:
             self._storage.delete(key)
-
-    def choose(self, session: Session, name: str, field: str, caller: Caller) -> ModelChoice:
-        """What `name` (a model, a hub id, a job with a result) stands for; raises InvalidInput naming `field`."""
-        row = _find(session, name)
-        if row is not None and caller.can_see(row.team):
-            return self._choice(session, row, field)
-        if (checkpoint := self._checkpoint(session, name, caller)) is not None:
-            return self._choice_of(session, checkpoint, field)
-        if HUB_ID.fullmatch(name):
-            return ModelChoice(base_id=name, hub_id=name)
-        raise unknown_model(
-            field, f"there is no model {name!r}: give a registered model, a hub id like org/name, or a job's id"
-        )
-
-    def choose_with_adapter(
-        self, session: Session, name: str, adapter: str | None, section: str, caller: Caller
-    ) -> ModelChoice:
-        """What `model_name` and, where given, `pretrained_lora` in the spec's `section` stand for together."""
-        base = self.choose(session, name, f"{section}.fast_model_args.model_name", caller)
-        if adapter is None:
-            return base
-        field = f"{section}.pretrained_lora"
-        found = self.choose(session, adapter, field, caller)
-        if found.adapter_key is None:
-            raise unknown_model(field, f"{adapter!r} is not an adapter; give the id of a job's result")
-        if base.adapter_key is not None:
-            raise unknown_model(field, f"{name!r} is an adapter already; name its base {base.base_id!r} as model_name")
-        if found.base_id != base.base_id:
-            raise unknown_model(field, f"{adapter!r} belongs to the base {found.base_id!r}, not to {base.base_id!r}")
-        return found
-
-    def _choice(self, session: Session, row: ModelRow, field: str) -> ModelChoice:
-        if row.status == "failed":
-            raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}")
-        if row.status != "ready":
-            raise unknown_model(field, f"the model {row.id!r} is still being imported; try again in a minute")
-        if row.kind == "alias":
-            return self.choose(session, row.base_id or "", field, HOST)
-        if row.kind == "base":
-            hub = row.source if HUB_ID.fullmatch(row.source) else None
-            return ModelChoice(base_id=row.id, hub_id=hub, storage_key=row.storage_key)
-        if row.lora is None:
-            return ModelChoice(base_id=row.id, storage_key=row.storage_key)
-        base = self.choose(session, row.base_id or "", field, HOST)
-        return ModelChoice(
-            base_id=base.base_id,
-            hub_id=base.hub_id,
-            storage_key=base.storage_key,
-            adapter_key=row.storage_key,
-            adapter_lora=row.lora,
-        )
-
-    def _checkpoint(self, session: Session, name: str, caller: Caller) -> CheckpointPlace | None:
-        """The checkpoint that `name` (`ft:...:ckpt-step-N`) stands for, if the caller sees one."""
-        parsed = parse_checkpoint_model(name)
-        found = self._checkpoint_of(session, *parsed) if parsed else None
-        return found if found is not None and caller.can_see(found.team) else None
-
-    def _choice_of(self, session: Session, checkpoint: CheckpointPlace, field: str) -> ModelChoice:
-        base = self.choose(session, checkpoint.base, field, HOST)
-        try:
-            with self._storage.open(f"{checkpoint.key}/adapter_config.json") as file:
-                lora = json.load(file)
-        except FileNotFoundError:
-            # Of full fine-tuning: the checkpoint is a whole model.
-            return ModelChoice(base_id=base.base_id, storage_key=checkpoint.key)
-        return replace(base, adapter_key=checkpoint.key, adapter_lora=lora)
 
 
 def add_result(
@@ -349,32 +216,5 @@ def add_result(
 
 
 def _found(session: Session, model_id: str, caller: Caller) -> ModelRow:
-    row = _find(session, model_id)
+    row = find_model(session, model_id)
     return require_visible(row, caller, f"model {model_id!r}", _HINT, param="model", code="model_not_found")
-
-
-def _find(session: Session, name: str, *, lock: bool = False) -> ModelRow | None:
-    row = session.get(ModelRow, name, with_for_update={"read": True} if lock else None)
-    if row is None and JOB_ID.fullmatch(name):
-        row = session.scalar(select(ModelRow).where(ModelRow.job_id == name).limit(1))
-    return row
-
-
-def _checkpoint_view(name: str, found: CheckpointPlace) -> ModelView:
-    job_id, _ = parse_checkpoint_model(name) or ("", 0)
-    return ModelView(
-        id=name,
-        created=int(found.created_at),
-        owned_by=found.owner,
-        status="ready",
-        kind="checkpoint",
-        source=job_id,
-        base=found.base,
-        job_id=job_id,
-        bytes=found.bytes,
-    )
-
-
-def unknown_model(field: str, message: str) -> InvalidInput:
-    """The error for a `model_name` that stands for nothing usable."""
-    return InvalidInput("the model cannot be used", code="model_not_found", fields=[FieldError(field, message)])

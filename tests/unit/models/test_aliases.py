@@ -17,7 +17,7 @@ def test_an_alias_stands_for_its_model_everywhere(services: Services) -> None:
     assert services.models.target(NAME, ADMIN) == "tiny"
     assert services.models.target("tiny", ADMIN) == "tiny"
     with services.database.read() as session:
-        assert services.models.choose(session, NAME, "model", ADMIN) == services.models.choose(
+        assert services.models.choices.of(session, NAME, "model", ADMIN) == services.models.choices.of(
             session, "tiny", "model", ADMIN
         )
     job, _ = services.jobs.submit(_body(services), ADMIN)

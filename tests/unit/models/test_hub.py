@@ -9,7 +9,7 @@ import pytest
 
 from opensloth.errors import InvalidInput
 from opensloth.models.imports import claim_import, run_import
-from opensloth.models.registry import ModelView
+from opensloth.models.views import ModelView
 from opensloth.services import Services
 from tests.support.fake_hub import FakeHub, serve_hub
 from tests.support.jobs import ADMIN
@@ -55,7 +55,7 @@ def test_a_model_of_the_hub_is_stored_without_its_code(
     assert not stored & {"modeling.py", "pytorch_model.bin"}
     assert not {"modeling.py", "pytorch_model.bin", "onnx/config.json"} & set(hub.downloads)
     with services.database.read() as session:
-        choice = services.models.choose(session, "tiny", "model", ADMIN)
+        choice = services.models.choices.of(session, "tiny", "model", ADMIN)
     assert (choice.hub_id, choice.storage_key) == ("org/tiny", "models/tiny")
 
 
