@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from opensloth.errors import FieldError, InvalidInput
-from opensloth.jobs.spec import MAX_TIME_LIMIT_S, Priority, parse_duration
-from opensloth.jobs.spec_shape import describe_errors, readable
+from opensloth.jobs.spec import Metadata, Priority, TimeLimit
+from opensloth.jobs.spec_shape import parse_flat
 
 SCHEMA_VERSION = 1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -49,11 +47,11 @@ class CommandSpec(BaseModel):
         min_length=1, max_length=256
     )
     """The program and its arguments, one entry each; no shell reads them."""
-    time_limit: Annotated[int, BeforeValidator(parse_duration)] = Field(ge=1, le=MAX_TIME_LIMIT_S)
+    time_limit: TimeLimit
     """Time on devices after which it is ended, in seconds or as "2h"; others plan with it, so it has to be said."""
     gpus: int = Field(default=1, ge=0, le=1024)
     """Devices, a count; on a host without GPUs these are its CPU slots. It has them for itself."""
-    idle_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)
+    idle_limit: TimeLimit | None = None
     """End it once it has printed nothing and used neither processor nor GPU for so long; never when not set."""
     directory: Annotated[str, AfterValidator(_absolute)] | None = Field(default=None, max_length=4096)
     """The folder on the worker's host to run in; the account's home when not set."""
@@ -65,9 +63,7 @@ class CommandSpec(BaseModel):
     """What people call it; the command when not set."""
     priority: Priority = "normal"
     """Class in the queue; urgent is for admins."""
-    metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    metadata: Metadata = Field(default_factory=dict)
     """Up to 16 pairs of text for your own use: keys up to 64 characters, values up to 512."""
 
     @property
@@ -78,22 +74,7 @@ class CommandSpec(BaseModel):
 
 def parse_command_spec(body: Any) -> CommandSpec:
     """Check what a client posted; raises InvalidInput with one FieldError for each problem."""
-    if not isinstance(body, dict):
-        raise InvalidInput("the body is not valid", fields=[FieldError("", "a lease is a JSON object", "malformed")])
-    errors = []
-    known = list(CommandSpec.model_fields)
-    for name in sorted(body.keys() - set(known), key=str)[:10]:
-        near = difflib.get_close_matches(str(name)[:64], known, n=1)
-        meant = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
-        errors.append(FieldError(readable(name), f"there is no such field; {meant}", "unknown_field"))
-    spec = None
-    try:
-        spec = CommandSpec.model_validate(body, strict=True)
-    except ValidationError as invalid:
-        errors += describe_errors(invalid, body)
-    if errors or spec is None:
-        raise InvalidInput(f"{errors[0].path}: {errors[0].message}", fields=errors)
-    return spec
+    return parse_flat(body, CommandSpec, "a lease")
 
 
 def load_command_spec(stored: dict[str, Any]) -> CommandSpec:

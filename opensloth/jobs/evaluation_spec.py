@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from opensloth.errors import FieldError, InvalidInput
-from opensloth.jobs.spec import MAX_TIME_LIMIT_S, Priority, parse_duration
-from opensloth.jobs.spec_shape import describe_errors, readable
+from opensloth.errors import FieldError
+from opensloth.jobs.spec import Metadata, Priority, TimeLimit
+from opensloth.jobs.spec_shape import parse_flat
 from opensloth.method_args import MAX_REWARDS
 
 SCHEMA_VERSION = 1
@@ -40,39 +40,24 @@ class EvaluationSpec(BaseModel):
     """Of the sampling."""
     name: str = Field(default="", max_length=128)
     """What people call it; the source's name when not set."""
-    time_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)
+    time_limit: TimeLimit | None = None
     """Time on devices after which it is stopped, in seconds or as "2h"; none when not set."""
     priority: Priority = "normal"
     """Class in the queue; urgent is for admins."""
     max_retries: int = Field(default=2, ge=0, le=100)
     """Times a failed attempt is tried again, a count."""
-    metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    metadata: Metadata = Field(default_factory=dict)
     """Up to 16 pairs of text for your own use: keys up to 64 characters, values up to 512."""
 
 
 def parse_evaluation_spec(body: Any) -> EvaluationSpec:
     """Check what a client posted; raises InvalidInput with one FieldError for each problem."""
-    if not isinstance(body, dict):
-        problem = FieldError("", "an evaluation is a JSON object", "malformed")
-        raise InvalidInput("the body is not valid", fields=[problem])
-    known = list(EvaluationSpec.model_fields)
-    errors = []
-    for name in sorted(body.keys() - set(known), key=str)[:10]:
-        near = difflib.get_close_matches(str(name)[:64], known, n=1)
-        meant = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
-        errors.append(FieldError(readable(name), f"there is no such field; {meant}", "unknown_field"))
-    spec = None
-    try:
-        spec = EvaluationSpec.model_validate(body, strict=True)
-    except ValidationError as invalid:
-        errors += describe_errors(invalid, body)
-    if spec is not None and spec.judge == "preferences" and spec.graders:
-        errors.append(FieldError("graders", 'only for "judge": "graders"; leave it out'))
-    if errors or spec is None:
-        raise InvalidInput(f"{errors[0].path}: {errors[0].message}", fields=errors)
-    return spec
+    return parse_flat(body, EvaluationSpec, "an evaluation", _check_graders)
+
+
+def _check_graders(body: dict[str, Any]) -> Iterator[FieldError]:
+    if body.get("judge") == "preferences" and body.get("graders"):
+        yield FieldError("graders", 'only for "judge": "graders"; leave it out')
 
 
 def load_evaluation_spec(stored: dict[str, Any]) -> EvaluationSpec:

@@ -65,6 +65,11 @@ def _dataset(value: str) -> str:
 
 
 Dataset = Annotated[str, AfterValidator(_dataset)]
+TimeLimit = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_TIME_LIMIT_S)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
 JobId = Annotated[str, Field(pattern=r"^ftjob-[A-Za-z0-9_-]{1,64}$")]
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: dict[str, int] = {"low": 0, "normal": 1, "high": 2, "urgent": 3}
@@ -117,15 +122,13 @@ class JobSpec(BaseModel):
     """Where its metrics go besides: at most one run at Weights & Biases."""
     resources: Resources = Field(default_factory=Resources)
     """Devices and memory."""
-    time_limit: Annotated[int | None, BeforeValidator(parse_duration)] = Field(default=None, ge=1, le=MAX_TIME_LIMIT_S)
+    time_limit: TimeLimit | None = None
     """Time on devices after which the job is stopped, in seconds or as "2h"; none when not set."""
     priority: Priority = "normal"
     """Class in the queue; urgent is for admins."""
     max_retries: int = Field(default=2, ge=0, le=100)
     """Times a failed attempt is tried again, a count."""
-    metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    metadata: Metadata = Field(default_factory=dict)
     """Up to 16 pairs of text for your own use: keys up to 64 characters, values up to 512."""
     depends_on: Annotated[list[JobId], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=64)
     """Jobs that must have succeeded before this one starts, one id or a list."""

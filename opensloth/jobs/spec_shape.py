@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from opensloth.errors import FieldError
+from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_fields import ALLOWED, explain_unknown
 
 MAX_DEPTH = 12
@@ -18,6 +19,7 @@ MAX_VALUES = 5_000
 MAX_TEXT = 8_192
 MAX_ERRORS = 50
 _LARGEST = 2**63
+S = TypeVar("S", bound=BaseModel)
 
 
 def check_shape(body: Any) -> list[FieldError]:
@@ -40,6 +42,38 @@ def check_shape(body: Any) -> list[FieldError]:
     if any(error.code == "malformed" for error in errors):
         return [error for error in errors if error.code == "malformed"][:MAX_ERRORS]
     return sorted(errors, key=lambda error: error.path)[:MAX_ERRORS]
+
+
+def parse_flat(
+    body: Any, model: type[S], what: str, also: Callable[[dict[str, Any]], Iterable[FieldError]] = lambda body: ()
+) -> S:
+    """A posted body as a `model` without objects inside; `also` finds what concerns several fields.
+
+    Raises InvalidInput with one FieldError for each problem; `what` is what the body stands for, as "an export".
+    """
+    if not isinstance(body, dict):
+        raise InvalidInput("the body is not valid", fields=[FieldError("", f"{what} is a JSON object", "malformed")])
+    errors = unknown_fields(body, model)
+    spec = None
+    try:
+        spec = model.model_validate(body, strict=True)
+    except ValidationError as invalid:
+        errors += describe_errors(invalid, body)
+    errors += also(body)
+    if errors or spec is None:
+        raise InvalidInput(f"{errors[0].path}: {errors[0].message}", fields=errors)
+    return spec
+
+
+def unknown_fields(value: dict[Any, Any], model: type[BaseModel], prefix: str = "") -> list[FieldError]:
+    """The first fields of `value` that `model` does not know, each with what may have been meant."""
+    known = list(model.model_fields)
+    found = []
+    for name in sorted(value.keys() - set(known), key=str)[:10]:
+        near = difflib.get_close_matches(str(name)[:64], known, n=1)
+        meant = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
+        found.append(FieldError(f"{prefix}{readable(name)}", f"there is no such field; {meant}", "unknown_field"))
+    return found
 
 
 def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
