@@ -16,6 +16,7 @@ from opensloth.jobs.attempts import Placed
 from opensloth.jobs.inputs import SECTION, facts_of, resolve_for, size_of
 from opensloth.jobs.spec import load_job_spec
 from opensloth.models.choices import ModelChoice
+from opensloth.rewards import RewardPolicy
 from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import StorageCorrupt
@@ -35,15 +36,21 @@ def run_folder(services: Services, job_id: str, attempt: int) -> Path:
     return services.settings.runs / job_id / str(attempt)
 
 
+def fresh_folder(services: Services, placed: Placed) -> Path:
+    """The same, empty, whatever an earlier worker left there."""
+    run_dir = run_folder(services, placed.job.id, placed.attempt)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    return run_dir
+
+
 def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevice]) -> tuple[RunSpec, dict[str, Any]]:
     """Make the run folder and its `run.json`; also returns the resolved configuration for the job.
 
     Raises CannotStart with a reason code where an input is gone.
     """
     job = placed.job
-    run_dir = run_folder(services, job.id, placed.attempt)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_folder(services, placed)
     spec = load_job_spec(job.spec)
     with services.database.read() as session:
         config = spec.opensloth_config
@@ -81,14 +88,21 @@ def prepare_run(services: Services, placed: Placed, devices: Sequence[FoundDevic
         cache_dir=str(services.settings.home.expanduser() / "cache" / "prepared"),
         cache_bytes=services.settings.prepared_cache_bytes,
         plugins=services.settings.plugin_modules,
-        reward_urls=list(services.rewards.urls),
-        rewards_dir=str(services.rewards.folder) if services.rewards.folder else None,
-        reward_timeout_s=services.rewards.call_timeout_s,
-        reward_python=services.rewards.python,
         wandb=spec.wandb,
+        **reward_fields(services.rewards),
     )
     (run_dir / "run.json").write_text(run.model_dump_json(indent=1))
     return run, resolved.to_json()
+
+
+def reward_fields(policy: RewardPolicy) -> dict[str, Any]:
+    """What a run folder's `run.json` says of this server's policy for rewards."""
+    return {
+        "reward_urls": list(policy.urls),
+        "rewards_dir": str(policy.folder) if policy.folder else None,
+        "reward_timeout_s": policy.call_timeout_s,
+        "reward_python": policy.python,
+    }
 
 
 def device_environment(devices: Sequence[FoundDevice], slots: int, cores: int) -> dict[str, str]:

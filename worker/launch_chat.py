@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from opensloth.jobs.spec import load_job_spec
 from opensloth.models.choices import ModelChoice
 from opensloth.services import Services
 from opensloth.settings import Settings
-from worker.launch import CannotStart, model_path, run_folder, stored_tree
+from worker.launch import CannotStart, fresh_folder, model_path, stored_tree
 
 MAX_ROWS = {"cuda": 64, "cpu": 32}
 """Answers that are made at the same time."""
@@ -38,9 +37,7 @@ def prepare_chat(services: Services, placed: Placed, devices: Sequence[FoundDevi
     choice = ModelChoice(base_id=str(spec["model"]), hub_id=spec.get("hub_id"), storage_key=spec.get("source"))
     if choice.storage_key is None and choice.hub_id is None:
         raise CannotStart("the engine has no model", code="model_not_found")
-    run_dir = run_folder(services, job.id, placed.attempt)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_folder(services, placed)
     kind = devices[0].kind
     merged = spec.get("adapter")
     run = ChatRun(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from opensloth.jobs.command_spec import CommandSpec, load_command_spec
 from opensloth.services import Services
 from worker.command_process import JOB_VARIABLE
 from worker.command_run import CommandRun
-from worker.launch import CannotStart, device_environment, run_folder
+from worker.launch import CannotStart, device_environment, fresh_folder
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
@@ -41,9 +40,7 @@ def prepare_command(
         raise CannotStart(
             f"there is no folder {directory} on this host", code="command_failed", hint="say which with `directory`"
         )
-    run_dir = run_folder(services, job.id, placed.attempt)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_folder(services, placed)
     is_own = account.pw_uid == os.geteuid()
     run = CommandRun(
         job_id=job.id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import load_job_spec
 from opensloth.services import Services
 from opensloth.training.exports.spec import ExportRun, PushTarget
-from worker.launch import CannotStart, model_path, run_folder, stored_tree
+from worker.launch import CannotStart, fresh_folder, model_path, stored_tree
 
 
 def prepare_export(
@@ -30,9 +29,7 @@ def prepare_export(
     Raises CannotStart with a reason code where an input is gone.
     """
     job = placed.job
-    run_dir = run_folder(services, job.id, placed.attempt)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_folder(services, placed)
     spec = load_export_spec(job.spec)
     source_id = job.export_of or ""
     with services.database.read() as session:
