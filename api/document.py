@@ -1,4 +1,4 @@
-"""What /docs shows beyond what FastAPI finds: the bodies that routes read by hand, and the shape of every error."""
+"""What /docs shows beyond what FastAPI finds: the schemas of the bodies (bodies.py), and the shape of every error."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from opensloth.jobs.command_spec import CommandSpec
-from opensloth.jobs.export_spec import ExportSpec
-from opensloth.jobs.spec import JobSpec
-
-REF_TEMPLATE = "#/components/schemas/{model}"
+from api.bodies import REF_TEMPLATE, fill_schemas
 
 
 class ProblemField(BaseModel):
@@ -24,7 +19,7 @@ class ProblemField(BaseModel):
     row: int | None
 
 
-class OpenAIError(BaseModel):
+class ProblemAsOpenAI(BaseModel):
     """The same error as clients of OpenAI read it."""
 
     message: str
@@ -71,7 +66,7 @@ class Problem(BaseModel):
     code: str
     errors: list[ProblemField]
     hint: str | None
-    error: OpenAIError
+    error: ProblemAsOpenAI
 
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": REF_TEMPLATE.format(model="Problem")}}}
@@ -83,35 +78,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def complete(app: FastAPI) -> None:
-    """Let the document of `app` have the schemas that its routes refer to by name."""
+    """Let the document of `app` have the schemas that its routes refer to."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-                (model, "validation") for model in (Problem, JobSpec, ExportSpec, CommandSpec)
-            ]
-            _, named = models_json_schema(modes, ref_template=REF_TEMPLATE)
-            document = made()
-            document["components"]["schemas"].update(named["$defs"])
-            _lift(document["paths"], document["components"]["schemas"])
+            named = fill_schemas(Problem)
+            schemas = made()["components"]["schemas"]
+            for name, schema in named.items():
+                if schemas.setdefault(name, schema) != schema:
+                    raise RuntimeError(f"two schemas are called {name}")
         return made()
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _lift(part: Any, schemas: dict[str, Any]) -> None:
-    """Move what the schema of a single route defines for itself to where its references are looked up."""
-    if isinstance(part, list):
-        for one in part:
-            _lift(one, schemas)
-    if not isinstance(part, dict):
-        return
-    for name, schema in part.pop("$defs", {}).items():
-        _lift(schema, schemas)
-        if schemas.setdefault(name, schema) != schema:
-            raise RuntimeError(f"two schemas are called {name}")
-    if str(reference := part.get("$ref", "")).startswith("#/$defs/"):
-        part["$ref"] = REF_TEMPLATE.format(model=reference.removeprefix("#/$defs/"))
-    for one in part.values():
-        _lift(one, schemas)

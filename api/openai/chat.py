@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from api.bodies import json_body
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.openai.completions import Answer, ChatCompletionObject, CompletionObject
@@ -33,11 +34,6 @@ _TRIES = 3
 """An answer that is not streamed has reached nobody: one that breaks off is made anew."""
 
 
-def _body(model: type[ChatCompletion] | type[Completion], example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": model.model_json_schema(), "example": example}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
-
-
 CHAT_EXAMPLE = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 TEXT_EXAMPLE = {"model": "smollm2-135m", "prompt": "The capital of France is", "max_tokens": 8}
 _EVENTS: dict[int | str, dict[str, Any]] = {
@@ -50,7 +46,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/chat/completions",
-    openapi_extra=_body(ChatCompletion, CHAT_EXAMPLE),
+    openapi_extra=json_body(ChatCompletion, question=CHAT_EXAMPLE),
     response_model=ChatCompletionObject,
     responses=_EVENTS,
 )
@@ -69,7 +65,7 @@ async def chat(request: Request, body: JsonBody, services: ServicesDep, caller: 
 
 @router.post(
     "/completions",
-    openapi_extra=_body(Completion, TEXT_EXAMPLE),
+    openapi_extra=json_body(Completion, beginning=TEXT_EXAMPLE),
     response_model=CompletionObject,
     responses=_EVENTS,
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.openai.common import After, Limit, page
@@ -39,12 +40,8 @@ POLL_S = 0.2
 SDK_TIMEOUT_S = 600.0
 """What the SDK waits for an answer unless it is told otherwise."""
 
-BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": CreateJob.model_json_schema()}}}
-}
 
-
-@router.post("", openapi_extra=BODY)
+@router.post("", openapi_extra=body_of(CreateJob))
 def create_job(
     request: Request,
     response: Response,

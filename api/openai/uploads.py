@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import body_of
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.errors import Malformed
@@ -55,11 +56,6 @@ class CompleteUpload(BaseModel):
     md5: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{32}$")
 
 
-def _json_of(model: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 PART_BODY = {
     "requestBody": {
         "required": True,
@@ -76,7 +72,7 @@ PART_BODY = {
 }
 
 
-@router.post("", openapi_extra=_json_of(BeginUpload))
+@router.post("", openapi_extra=body_of(BeginUpload))
 def begin_upload(body: JsonBody, services: ServicesDep, caller: CallerDep) -> UploadView:
     """Begin a file that comes in parts; it is over in an hour if it is not completed."""
     given = parsed(BeginUpload, body)
@@ -110,7 +106,7 @@ async def add_part(request: Request, upload_id: str, services: ServicesDep, call
             form.spool.discard()
 
 
-@router.post("/{upload_id}/complete", openapi_extra=_json_of(CompleteUpload))
+@router.post("/{upload_id}/complete", openapi_extra=body_of(CompleteUpload))
 def complete_upload(upload_id: str, body: JsonBody, services: ServicesDep, caller: CallerDep) -> UploadView:
     """Make the file of its parts. Its rows are checked as those of any file; what is refused can be completed again."""
     given = parsed(CompleteUpload, body)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, Field
 
+from api.bodies import json_body
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.routers.jobs import check_idempotency_key
@@ -27,12 +28,6 @@ EXAMPLE = {
         }
     ],
     "rows": 200,
-}
-EVALUATION_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": EvaluationSpec.model_json_schema(), "example": EXAMPLE}},
-    }
 }
 
 
@@ -57,7 +52,7 @@ class EvaluationRows(BaseModel):
     has_more: bool = False
 
 
-@router.post("", status_code=201, openapi_extra=EVALUATION_BODY)
+@router.post("", status_code=201, openapi_extra=json_body(EvaluationSpec, a_check_of_strings=EXAMPLE))
 def evaluate_job(
     response: Response,
     job_id: str,

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Response
 
+from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import EXPORT_EXAMPLES
 from api.routers.jobs import check_idempotency_key
+from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.views import JobView, Page
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/exports", tags=["jobs"], dependencies=[Depends(strict_query)])
 
-EXPORT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/ExportSpec"},
-                "examples": EXPORT_EXAMPLES,
-            }
-        },
-    }
-}
 
-
-@router.post("", status_code=201, openapi_extra=EXPORT_BODY)
+@router.post("", status_code=201, openapi_extra=body_of(ExportSpec, EXPORT_EXAMPLES))
 def export_job(
     response: Response,
     job_id: str,

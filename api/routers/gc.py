@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import json_body
 from api.body import OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
-from api.routers.job_control import json_body
 from opensloth.jobs.retention import GcReport
 
 router = APIRouter(prefix="/v1/gc", tags=["server"], dependencies=[Depends(strict_query)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.bodies import json_body
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.routers.jobs import check_idempotency_key
@@ -75,13 +76,6 @@ class Move(BaseModel):
         if (self.before is None) == (self.to is None):
             raise ValueError('give either `before` (a job) or `to` ("front" or "back")')
         return self
-
-
-def json_body(model: type[BaseModel], *, required: bool = True, **examples: Any) -> dict[str, Any]:
-    """What /docs shows of a body that the route reads by hand; each example is a value by its name."""
-    shown = {name: {"summary": name.replace("_", " "), "value": value} for name, value in examples.items()}
-    content = {"application/json": {"schema": model.model_json_schema(), "examples": shown}}
-    return {"requestBody": {"required": required, "content": content}}
 
 
 @router.post("/cancel", openapi_extra=json_body(Cancel, required=False, with_a_checkpoint={}, without={"save": False}))

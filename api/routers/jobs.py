@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import JOB_EXAMPLES
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.script import script_of
+from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.views import JobView, Page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(strict_query)])
@@ -21,17 +23,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _METADATA = re.compile(r"metadata(?:\[(?P<bracket>[^\]]{1,64})\]|\.(?P<dot>.{1,64}))")
 MAX_FILTERS = 16
 
-JOB_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/JobSpec"},
-                "examples": JOB_EXAMPLES,
-            }
-        },
-    }
-}
+JOB_BODY = body_of(JobSpec, JOB_EXAMPLES)
 
 
 @router.post("", status_code=201, openapi_extra=JOB_BODY)

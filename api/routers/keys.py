@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import body_of, json_body
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import KEY_EXAMPLES
-from api.routers.job_control import json_body
 from api.routers.limits import Requests
 from opensloth.accounts.callers import Role
 from opensloth.accounts.rows import ApiKeyRow
@@ -112,12 +112,7 @@ def list_keys(services: ServicesDep, caller: CallerDep) -> Page[KeyView]:
 @router.post(
     "",
     status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": NewKey.model_json_schema(), "examples": KEY_EXAMPLES}},
-        }
-    },
+    openapi_extra=body_of(NewKey, KEY_EXAMPLES),
 )
 def create_key(response: Response, body: JsonBody, services: ServicesDep, caller: CallerDep) -> KeyView:
     """Make a key. The answer is the only place where it ever stands.

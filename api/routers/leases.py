@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Response
 
+from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import LEASE_EXAMPLES
 from api.routers.jobs import check_idempotency_key
+from opensloth.jobs.command_spec import CommandSpec
 from opensloth.jobs.views import JobView
 
 router = APIRouter(prefix="/v1/leases", tags=["jobs"], dependencies=[Depends(strict_query)])
 
-LEASE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/CommandSpec"},
-                "examples": LEASE_EXAMPLES,
-            }
-        },
-    }
-}
 
-
-@router.post("", status_code=201, openapi_extra=LEASE_BODY)
+@router.post("", status_code=201, openapi_extra=body_of(CommandSpec, LEASE_EXAMPLES))
 def lease(
     response: Response,
     body: JsonBody,

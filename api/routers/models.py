@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.bodies import body_of
 from api.body import JsonBody, parsed
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import MODEL_EXAMPLES
@@ -66,12 +67,7 @@ def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, aft
 @router.post(
     "",
     status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": NewModel.model_json_schema(), "examples": MODEL_EXAMPLES}},
-        }
-    },
+    openapi_extra=body_of(NewModel, MODEL_EXAMPLES),
 )
 def register_model(body: JsonBody, services: ServicesDep, caller: CallerDep) -> ModelView:
     """Register a base model (admins). A worker then fetches and converts it; `status` says how far it is.

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import body_of
 from api.body import JsonBody, parsed
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import PULL_EXAMPLES
@@ -34,12 +35,7 @@ class NewPull(BaseModel):
 @router.post(
     "",
     status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": NewPull.model_json_schema(), "examples": PULL_EXAMPLES}},
-        }
-    },
+    openapi_extra=body_of(NewPull, PULL_EXAMPLES),
 )
 def pull_dataset(body: JsonBody, services: ServicesDep, caller: CallerDep) -> PullView:
     """Fetch a dataset of the hub. A worker makes it a file like an uploaded one; `file` is its id once it is ready.

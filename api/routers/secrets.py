@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import body_of
 from api.body import JsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from opensloth.accounts.rows import TEAM_HOLDER, SecretRow
@@ -68,9 +69,7 @@ def list_secrets(services: ServicesDep, caller: CallerDep) -> Page[SecretView]:
     "",
     status_code=201,
     responses={200: {"model": SecretView, "description": "It was there and is replaced"}},
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": NewSecret.model_json_schema()}}}
-    },
+    openapi_extra=body_of(NewSecret),
 )
 def put_secret(response: Response, body: JsonBody, services: ServicesDep, caller: CallerDep) -> SecretView:
     """Store a secret, or replace the one of that name (200).

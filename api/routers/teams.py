@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
+from api.bodies import json_body
 from api.body import JsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
-from api.routers.job_control import json_body
 from api.routers.limits import Limits, changes_of, limits_of
 from opensloth.accounts.rows import TeamRow
 from opensloth.events.records import rfc3339
@@ -22,6 +22,10 @@ class NewTeam(Limits):
     """A team to make."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class TeamChange(Limits):
+    """What to change of a team; what is left out stays."""
 
 
 class TeamView(Limits):
@@ -60,10 +64,10 @@ def get_team(name: str, services: ServicesDep, caller: CallerDep) -> TeamView:
     return TeamView.of(services.teams.get(name, caller))
 
 
-@router.patch("/{name}", openapi_extra=json_body(Limits, no_limit_on_devices={"max_devices": None}))
+@router.patch("/{name}", openapi_extra=json_body(TeamChange, no_limit_on_devices={"max_devices": None}))
 def change_team(name: str, body: JsonBody, services: ServicesDep, caller: CallerDep) -> TeamView:
     """Change a team's share and limits (admins); what is left out stays, null takes a limit away."""
-    return TeamView.of(services.teams.update(name, caller, changes_of(parsed(Limits, body))))
+    return TeamView.of(services.teams.update(name, caller, changes_of(parsed(TeamChange, body))))
 
 
 @router.delete("/{name}", status_code=204)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, model_validator
 
+from api.bodies import json_body
 from api.body import JsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
-from api.routers.job_control import json_body
 from api.routers.limits import Limits, changes_of, limits_of
 from opensloth.accounts.callers import Caller, Role
 from opensloth.accounts.rows import DEFAULT_TEAM, UserRow

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.bodies import json_body
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.openai.errors import OpenAIRoute
-from api.routers.job_control import json_body
 from opensloth.events.records import rfc3339
 from opensloth.jobs.views import Page
 from opensloth.webhooks.addresses import MOST_CHARACTERS
