@@ -73,6 +73,16 @@ class RankTrainer(Trainer):
         """Whether there are other ranks."""
         return bool(self.accelerator.num_processes > 1)
 
+    @property
+    def last_rows(self) -> int:
+        """Rows of an epoch's last batch on all ranks where some were repeated to fill it, else 0.
+
+        accelerate's own `remainder` is not known in an epoch that a resume goes on with.
+        """
+        if self.args.dataloader_drop_last:
+            return 0
+        return int(len(self.train_dataset) % (self.args.train_batch_size * self.accelerator.num_processes))
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass; DDP does not reduce, `_get_grad_norm` does."""
         alone = self.accelerator.no_sync(model) if self.distributed else contextlib.nullcontext()

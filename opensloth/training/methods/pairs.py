@@ -17,6 +17,7 @@ class MeanOverPairs:
 
     accelerator: Any
     model: Any
+    last_rows: int
     current_gradient_accumulation_steps: int
     _pairs_in_step: int
     _own_pairs: list[int]
@@ -29,9 +30,9 @@ class MeanOverPairs:
         self._own_pairs = [len(batch["input_ids"]) // 2 for batch in batches]
         self._shared_out = None
         state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        if batches and processes > 1 and state.end_of_dataloader and state.remainder > 0:
+        if batches and processes > 1 and state.end_of_dataloader and self.last_rows:
             size = self._own_pairs[-1]
-            self._shared_out = [min(max(state.remainder - rank * size, 0), size) for rank in range(processes)]
+            self._shared_out = [min(max(self.last_rows - rank * size, 0), size) for rank in range(processes)]
             self._own_pairs[-1] = self._shared_out[self.accelerator.process_index]
             # A process without a pair computes one that counts nothing: nobody skips an exchange.
             batches[-1] = _first(batches[-1], max(self._own_pairs[-1], 1))

@@ -58,9 +58,9 @@ class OpenSlothSFTTrainer(RankTrainer, SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
         """The step's trained tokens; rows that were repeated to go round all processes are trained on once."""
         state = self.accelerator.gradient_state
-        if self.model.training and self.distributed and state.end_of_dataloader and state.remainder > 0:
+        if self.model.training and self.distributed and state.end_of_dataloader and self.last_rows:
             labels = batch_samples[-1]["labels"]
-            labels[max(state.remainder - self.accelerator.process_index * len(labels), 0) :] = IGNORE
+            labels[max(self.last_rows - self.accelerator.process_index * len(labels), 0) :] = IGNORE
         return super()._get_num_items_in_batch(batch_samples, device)
 
 

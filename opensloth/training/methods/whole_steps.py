@@ -17,6 +17,7 @@ class WholeSteps:
     accelerator: Any
     args: Any
     model: Any
+    last_rows: int
     current_gradient_accumulation_steps: int
     _rows_in_step: float
     _sums: dict[str, torch.Tensor]
@@ -43,9 +44,9 @@ class WholeSteps:
         for batch in batches:
             batch["weight"] = torch.ones(self.row_count(batch), device=device)
         state = self.accelerator.gradient_state
-        if batches and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
+        if batches and self.accelerator.num_processes > 1 and state.end_of_dataloader and self.last_rows:
             weight = batches[-1]["weight"]
-            weight[max(state.remainder - self.accelerator.process_index * len(weight), 0) :] = 0
+            weight[max(self.last_rows - self.accelerator.process_index * len(weight), 0) :] = 0
         self._rows_in_step = self.over_processes(sum(batch["weight"].sum() for batch in batches)).item()
         self.start_step(batches)
         return batches, items

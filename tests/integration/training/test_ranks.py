@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.training import Signal, TrainerHost, curve, log, make_run, next_attempt, records
+from tests.support.training import Signal, TrainerHost, curve, dpo_rows, log, make_run, next_attempt, records
 
 
 def test_without_clipping_gradients_are_averaged_as_well(
@@ -28,6 +28,7 @@ def test_killed_and_resumed_two_processes_train_as_uninterrupted(
 ) -> None:
     options: dict[str, Any] = {
         "arguments": _batch(2) | {"save_steps": 4, "num_train_epochs": 2},  # an epoch has 6 steps
+        "rows": dpo_rows(22),  # of which the last does not go round both
         "config": {"lora_args": {"lora_dropout": 0.1}},
         "world_size": 2,
     }
