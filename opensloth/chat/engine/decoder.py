@@ -214,7 +214,11 @@ class Decoder:
         if not ready:
             return
         chosen = choose(output.logits[0], [row.chooser for row in ready])
-        for row, token in zip(ready, chosen, strict=True):
+        broken = output.logits[0].isnan().any(-1).tolist()
+        for row, token, is_broken in zip(ready, chosen, broken, strict=True):
+            if is_broken:
+                self._leave(row, Piece(error=("model_error", "the model computes NaN: its weights are damaged")))
+                continue
             piece = row.say(token)
             if piece is not None and piece.finish is not None:
                 self._leave(row, piece)

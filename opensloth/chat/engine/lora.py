@@ -70,7 +70,8 @@ class Adapters:
         self._most = most
         self._low = self._high = 0
         self._mask: torch.Tensor | None = None
-        """[tokens, slots between low and high, 1]; None: every token uses the slot `low`, or none if high is low."""
+        """[tokens, slots between low and high, 1], true where the slot is not the token's; None: every token uses the
+        slot `low`, or none if high is low."""
         self._dtype, self._device = model.dtype, model.device
 
     def knows(self, key: str) -> bool:
@@ -95,6 +96,7 @@ class Adapters:
             inputs, outputs = _sizes(module)
             if a.shape[1] != inputs or b.shape[1] != outputs:
                 raise Unusable(f"the adapter's layer {name} is of another size than the base's")
+        weights = {name: (self._own(name, a), self._own(name, b)) for name, (a, b) in weights.items()}
         slot = self._free(busy)
         for layer in self._layers.values():
             layer.clear(slot)
@@ -102,9 +104,17 @@ class Adapters:
             if name not in self._layers:
                 self._layers[name] = layer = _Layer(self._modules[name])
                 self._modules[name].register_forward_hook(self._hook(layer))
-            self._layers[name].put(slot, a.to(self._device, self._dtype), b.to(self._device, self._dtype))
+            self._layers[name].put(slot, a, b)
         self._slots[key] = slot
         return slot
+
+    def _own(self, name: str, matrix: torch.Tensor) -> torch.Tensor:
+        """The matrix as the model computes; raises Unusable for NaN and infinity."""
+        own = matrix.to(self._device, self._dtype)
+        if not torch.isfinite(own).all():
+            # In one product with those of all others they would be in everybody's sums.
+            raise Unusable(f"the adapter has NaN or infinity among the numbers of its layer {name}")
+        return own
 
     def _free(self, busy: set[int]) -> int:
         if len(self._slots) >= self._most:
@@ -121,8 +131,8 @@ class Adapters:
         self._mask = None
         if used and (len(used) > 1 or None in slots):
             numbers = torch.tensor([-1 if slot is None else slot for slot in slots], device=self._device)
-            mask = numbers[:, None] == torch.arange(self._low, self._high, device=self._device)
-            self._mask = mask.to(self._dtype)[:, :, None]
+            others = numbers[:, None] != torch.arange(self._low, self._high, device=self._device)
+            self._mask = others[:, :, None]
 
     def _hook(self, layer: _Layer) -> Any:
         def add(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
@@ -134,7 +144,8 @@ class Adapters:
             inner = x.reshape(-1, x.shape[-1]) @ a.t()
             if mask is not None:
                 slots = min(high, layer.a.shape[0]) - low
-                inner = (inner.view(inner.shape[0], slots, -1) * mask[:, :slots]).flatten(1)
+                # Filled, not multiplied: what overflows in another's block must not come back as NaN.
+                inner = inner.view(inner.shape[0], slots, -1).masked_fill(mask[:, :slots], 0).flatten(1)
             return output + (inner @ b).view(output.shape)
 
         return add
@@ -148,12 +159,20 @@ def _sizes(module: Any) -> tuple[int, int]:
 
 
 def read_adapter(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A [rank, inputs] and B [rank, outputs] with the scale in it, by the name of the layer. Raises Unusable."""
+    """A [rank, inputs] and B [rank, outputs] with the scale in it, by the name of the layer.
+
+    Raises OSError where the files cannot be read, and Unusable.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = json.loads((folder / CONFIG).read_text())
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(str(folder / WEIGHTS))
+    except (SafetensorError, ValueError) as error:
+        raise Unusable(f"the adapter's files are damaged: {error}") from error
     matrices: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(str(folder / WEIGHTS)).items():
+    for name, tensor in tensors.items():
         found = re.fullmatch(r"(.+)\.lora_(A|B)\.weight", name.removeprefix(_PREFIX))
         if found is None:
             raise Unusable(f"the adapter has {name}, which is no matrix of LoRA")

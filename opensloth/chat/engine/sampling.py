@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+COLDEST = 1e-6
 _FIRST = 256
 """So many of the likeliest tokens are sorted first; nearly always top_p ends among them."""
 
@@ -107,7 +108,8 @@ def _change(logits: torch.Tensor, row: Chooser) -> None:
 
 def _draw(logits: torch.Tensor, rows: Sequence[Chooser]) -> torch.Tensor:
     """By the inverse of the cumulative distribution: one number for each token, whoever else is in the batch."""
-    heat = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
+    # What is smaller would be 0 among 32 bits, and by this the likeliest token is certain already.
+    heat = torch.tensor([max(row.sampling.temperature, COLDEST) for row in rows], device=logits.device)
     # The largest score is taken off first: divided by a tiny temperature it would be infinite.
     logits = logits - logits.max(-1, keepdim=True).values
     probabilities = (logits / heat[:, None]).softmax(-1)

@@ -109,6 +109,8 @@ def main() -> None:
     from opensloth.datasets.light_tokenizer import environment
 
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    # The worker's SIGTERM is for the engine, which still answers what it has taken; the end of stdin ends this.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     compiled = lru_cache(maxsize=8)(environment().from_string)
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from opensloth.chat.engine import rows as kv
 from opensloth.chat.engine.answers import AdapterRef, Piece, Row
 from opensloth.chat.engine.decoder import Decoder
+from opensloth.chat.engine.lora import WEIGHTS
 from opensloth.chat.engine.sampling import Chooser, Sampling
 from opensloth.chat.engine.text import TextStream
 from tests.support.tiny_adapters import make_adapter
@@ -215,6 +217,43 @@ def test_an_adapter_that_does_not_fit_the_base_ends_its_own_row_alone(
     assert error[0] == "model_error"
     assert "another size" in error[1]
     assert right.spoken == 20
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_an_adapter_with_damaged_numbers_or_files_is_refused_and_nobody_else_notices(
+    folder: Path, adapters: list[Path], tokenizer: Any, tmp_path: Path, value: float | None
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    bad = shutil.copytree(adapters[0], tmp_path / "bad")
+    weights = load_file(str(bad / WEIGHTS))
+    if value is None:
+        (bad / WEIGHTS).write_bytes(b"\x08" + bytes(7) + b"not json")
+    else:
+        next(iter(weights.values()))[0, 0] = value
+        save_file(weights, str(bad / WEIGHTS))
+    talk = Talk(folder, tokenizer)
+    wrong, right = talk.row("Hi", adapter=bad), talk.row("Hi", adapter=adapters[1])
+    talk.run([wrong, right])
+    error = talk.pieces[wrong][-1].error
+    assert error is not None
+    assert error[0] == "model_error"
+    assert said(right) == alone(folder, adapters[1], right.tokens[: right.prompt], 20)
+
+
+def test_what_overflows_in_one_adapter_is_not_in_the_answers_of_others(
+    folder: Path, adapters: list[Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    huge = shutil.copytree(adapters[0], tmp_path / "huge")
+    weights = load_file(str(huge / WEIGHTS))
+    save_file({name: tensor * (1e38 if "lora_A" in name else 1) for name, tensor in weights.items()}, huge / WEIGHTS)
+    talk = Talk(folder, tokenizer)
+    wrong, right = talk.row("Hi", adapter=huge), talk.row("Hi", adapter=adapters[1])
+    talk.run([wrong, right])
+    assert said(right) == alone(folder, adapters[1], right.tokens[: right.prompt], 20)
+    assert "NaN" in str(talk.pieces[wrong][-1].error)
 
 
 def test_more_adapters_than_places_for_them_take_turns(folder: Path, adapters: list[Path], tokenizer: Any) -> None:

@@ -37,8 +37,9 @@ def test_no_temperature_is_the_likeliest_token() -> None:
     assert set(drawn(20, temperature=0.0)) == {0}
 
 
-def test_a_tiny_temperature_is_no_overflow() -> None:
-    assert set(drawn(20, temperature=1e-6)) == {0}
+@pytest.mark.parametrize("temperature", [1e-6, 1e-60])
+def test_a_tiny_temperature_is_no_overflow(temperature: float) -> None:
+    assert set(drawn(20, temperature=temperature)) == {0}
 
 
 def test_a_bias_forbids_and_forces() -> None:
