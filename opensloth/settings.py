@@ -83,6 +83,8 @@ class Settings(BaseSettings):
 
     chat_idle_s: float = Field(default=300.0, gt=0)
     """A chat engine gives its device back when nobody has asked it anything for so long."""
+    chat_turn_s: float = Field(default=30.0, ge=0)
+    """How long a chat engine answers before another model's engine may have its device; jobs have it at once."""
     chat_wait_s: float = Field(default=60.0, ge=0)
     """The longest that a request waits for a device for its model's engine; then it is told to come again."""
     chat_context_tokens: int = Field(default=8192, ge=64)

@@ -53,7 +53,7 @@ def read_situation(session: Session, settings: Settings, *, with_queue: bool = T
     queue = _queue(session) if with_queue else []
     devices, noun = _devices(session, now - settings.host_timeout_s)
     leases = read_leases(session)
-    running = _running(session, leases, now, rules.min_run_s)
+    running = _running(session, leases, now, rules.min_run_s, settings.chat_turn_s)
     spent = spent_since(running, devices, now, month_start(now))
     users, teams = usage_now(session, now, HALF_LIFE_S, spent)
     return Situation(now, queue, devices, running, Usage(users, teams), rules, leases, noun)
@@ -94,6 +94,7 @@ def _queue(session: Session) -> list[QueuedJob]:
         JobRow.time_limit_s - JobRow.run_s,
         JobRow.own_rank,
         JobRow.run_s,
+        JobRow.kind,
     ).where(JobRow.state == State.QUEUED.value)
     # The connection itself gives rows of columns in half the session's time, which counts with ten thousand jobs.
     rows = session.connection().execute(query).all()
@@ -112,6 +113,7 @@ def _queue(session: Session) -> list[QueuedJob]:
             _left(expected_s, run_s, etas.get(id)),
             limit_s,
             own_rank,
+            kind == "chat",
         )
         for (
             id,
@@ -127,6 +129,7 @@ def _queue(session: Session) -> list[QueuedJob]:
             limit_s,
             own_rank,
             run_s,
+            kind,
         ) in rows
     ]
 
@@ -173,7 +176,7 @@ def _usable(devices: list[Device]) -> list[str]:
     return [device.id for device in devices if device.usable]
 
 
-def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> list[Running]:
+def _running(session: Session, leases: Leases, now: float, min_run_s: float, turn_s: float) -> list[Running]:
     rows = session.execute(
         select(
             JobRow.id,
@@ -190,6 +193,7 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             AttemptRow.memory_bytes,
             AttemptRow.peak_bytes,
             AttemptRow.promised_end,
+            AttemptRow.first_step_at,
         )
         .join(AttemptRow, and_(AttemptRow.job_id == JobRow.id, AttemptRow.attempt == JobRow.attempt))
         .where(JobRow.id.in_(leases))
@@ -208,6 +212,8 @@ def _running(session: Session, leases: Leases, now: float, min_run_s: float) -> 
             _preemptible_from(row.kind, row.placed_at, min_run_s),
             row.promised_end,
             row.state == State.STOPPING,
+            # A turn begins with the first answer that an engine can give.
+            (row.first_step_at or now) + turn_s if row.kind == "chat" else None,
         )
         for row in rows
         for limit_s in (row[7],)

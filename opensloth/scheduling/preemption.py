@@ -45,8 +45,8 @@ def cheapest(
 
 def may_stop(other: Running, job: QueuedJob, now: float) -> bool:
     """Whether `job` may take `other`'s devices: from a lower class after its minimum run time, or because it has
-    stayed longer than it promised when it was let past."""
-    if other.stopping:
+    stayed longer than it promised when it was let past; those that take turns, from each other, after a turn."""
+    if other.stopping or (job.takes_turns and other.turn_ends is not None and now < other.turn_ends):
         return False
     return overstays(other, now) or (other.priority < job.priority and other.preemptible_from <= now)
 

@@ -27,6 +27,8 @@ class QueuedJob:
     """What is left of its time limit; it is stopped then."""
     own_rank: int = 0
     """Order among the owner's own jobs of one class, lowest first; age decides between equals."""
+    takes_turns: bool = False
+    """It leaves others of its kind the devices until their turn has ended (`Running.turn_ends`): a chat engine."""
 
     @property
     def whole(self) -> bool:
@@ -76,6 +78,8 @@ class Running:
     """It was let past a job in front of it because it said that it would be gone by then."""
     stopping: bool = False
     """Its devices come free in moments."""
+    turn_ends: float | None = None
+    """Of one that takes turns: until then no other that does may have its devices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,3 +177,13 @@ def test_a_job_that_is_an_hour_late_may_take_another():
     head, short = queued("head", 4, queued_at=NOW - 50), queued("short", expected_s=3000.0)
     result = plan([head, short], box(devices=4), [late], Usage(), NOW)
     assert [(p.job_id, p.promised_end) for p in result.placements] == [("short", NOW + 3600.0)]
+
+
+def test_engines_take_turns_on_a_device_and_give_way_to_jobs_at_once():
+    facts = {"priority": -1, "preemptible_from": NOW - 5, "started_at": NOW - 5}
+    first = running("first", range(1), **facts, turn_ends=NOW + 10)
+    second = queued("second", priority=0, takes_turns=True)
+    assert plan([second], box(devices=1), [first], Usage(), NOW).preemptions == ()
+    assert plan([queued("job", priority=0)], box(devices=1), [first], Usage(), NOW).preemptions
+    served = running("first", range(1), **facts, turn_ends=NOW)
+    assert plan([second], box(devices=1), [served], Usage(), NOW).preemptions
