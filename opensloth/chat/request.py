@@ -42,6 +42,8 @@ REFUSED = {
     "suffix": "inserting text is not supported",
     "best_of": "only 1, or the same as n, is supported; ask for n answers and choose among them",
 }
+MOST_ANSWERS = 128
+"""To one request, to all of its prompts together."""
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -93,7 +95,7 @@ class Generation(BaseModel):
     stream: bool | None = None
     """Send the answer as it comes, as server-sent events."""
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=128)
+    n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS)
     """How many answers."""
     temperature: Number | None = Field(default=None, ge=0, le=2)
     """0: always the likeliest token."""
@@ -213,7 +215,9 @@ def parse_completion(body: Any) -> Completion:
             message = "log probabilities of a prompt are not told; leave echo or logprobs out"
             errors.append(FieldError("echo", message, "unsupported_parameter"))
     parsed: Completion = _parsed(body, Completion, errors)
-    prompts_of(parsed.prompt)
+    count = len(prompts_of(parsed.prompt)) * (parsed.n or 1)
+    if count > MOST_ANSWERS:
+        raise _wrong("n", f"{count} answers in all, and one request may ask for {MOST_ANSWERS}; send several")
     return parsed
 
 

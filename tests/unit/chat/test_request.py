@@ -48,6 +48,7 @@ def test_what_is_wrong_in_a_conversation_is_named(body: dict[str, Any], param: s
     ("body", "param"),
     [
         ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["x"] * 65, "n": 2}, "n"),
         ({"prompt": [1, "x"]}, "prompt"),
         ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
