@@ -20,6 +20,7 @@ from opensloth.errors import (
     FieldError,
     InsufficientStorage,
     InvalidInput,
+    NoDevice,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -131,6 +132,9 @@ def problem(
 
 def retry_headers(error: OpenSlothError) -> dict[str, str]:
     """Whether a client should send the same again, and when, as the OpenAI SDK and others read it."""
+    if isinstance(error, NoDevice):
+        # The request has waited already, or would wait in vain: a client that retries by itself would only wait again.
+        return {"X-Should-Retry": "false", "Retry-After": str(math.ceil(error.retry_after_s))}
     wait_s = error.retry_after_s if isinstance(error, RateLimited) else answer_for(error).retry_after_s
     if wait_s is None:
         return {"X-Should-Retry": "false"}

@@ -14,6 +14,7 @@ OpenSlothError
 ├── TooLarge              an upload, a body or a line beyond its limit
 ├── InsufficientStorage   a disk is short of room
 └── Unavailable           a part that is needed is away for the moment; try again
+    └── NoDevice          no device comes free in the time that the request would wait
 """
 
 from __future__ import annotations
@@ -130,3 +131,13 @@ class Unavailable(OpenSlothError):
     """A part that is needed does not answer; the same request may succeed later."""
 
     code = "unavailable"
+
+
+class NoDevice(Unavailable):
+    """No device is free for this, nor within the time that a request waits."""
+
+    code = "no_device"
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s

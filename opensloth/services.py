@@ -118,7 +118,7 @@ class Services:
     @cached_property
     def chat(self) -> ChatService:
         """Which engine answers for a model."""
-        return ChatService(self.database, self.jobs, self.models, self.control, self.settings)
+        return ChatService(self.database, self.jobs, self.models, self.queue, self.settings)
 
     @cached_property
     def retries(self) -> RetryService:

@@ -11,11 +11,15 @@ from contextlib import aclosing
 from opensloth.accounts.callers import Caller
 from opensloth.chat.service import ChatService, Coming, Engine, Served
 from opensloth.chat.wire import LINE_BYTES, RETRYABLE, Ask, EngineError, Event
-from opensloth.errors import FieldError, InvalidInput, NotFound, OpenSlothError, Unavailable
+from opensloth.errors import FieldError, InvalidInput, NoDevice, NotFound, OpenSlothError, Unavailable
 
 START_S = 900.0
 """How long an engine that has its device may take until it answers."""
 CONNECT_S = 5.0
+UNSURE_S = 60.0
+"""By so much the moment may be wrong at which a device is expected: until then a request waits for it."""
+LEAST_AWAY_S, MOST_AWAY_S = 15.0, 3600.0
+"""When to come again where there was no device."""
 MOST_LOST = 2
 """Engines that one request may lose before it is taken for the cause."""
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.05, 0.5
@@ -69,11 +73,15 @@ async def _forget(chat: ChatService, job_id: str | None, caller: Caller) -> None
 
 
 def _check_patience(found: Coming, served: Served, waited_s: float, wait_s: float, starting_s: float | None) -> None:
-    if starting_s is None and waited_s > wait_s:
-        raise Unavailable(
-            f"no device was free for {served.model_id} within {wait_s:.0f} s",
-            code="no_device",
-            hint="try again in a moment; `opensloth queue` shows what is before it",
+    far_s = found.free_in_s or 0.0
+    in_vain = far_s > wait_s - waited_s + UNSURE_S
+    if starting_s is None and (waited_s > wait_s or in_vain):
+        when = "now, nor soon" if in_vain else f"within {wait_s:.0f} s"
+        raise NoDevice(
+            f"no device is free for {served.model_id} {when}"
+            + (f": it waits for {found.waits_for}" if found.waits_for else ""),
+            hint="ask again then; `opensloth queue` shows what is before it",
+            retry_after_s=min(max(far_s, LEAST_AWAY_S), MOST_AWAY_S),
         )
     if starting_s is not None and starting_s > START_S:
         raise Unavailable(

@@ -7,24 +7,26 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.callers import HOST, Caller
+from opensloth.accounts.callers import Caller
 from opensloth.chat.room import Room, room_for
 from opensloth.database import Database
-from opensloth.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
+from opensloth.errors import FieldError, InvalidInput, NotFound, Unavailable
 from opensloth.jobs.chat_engines import ChatEngineRow
-from opensloth.jobs.control import ControlService
+from opensloth.jobs.queue import JOB_PATIENCE_S, QueueService
 from opensloth.jobs.reasons import reason
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.service import JobService, body_digest
+from opensloth.jobs.snapshot import Snapshot
 from opensloth.jobs.spec import PRIORITIES
 from opensloth.jobs.states import State
+from opensloth.jobs.transitions import transition
 from opensloth.models.choices import ModelChoice
 from opensloth.models.registry import ModelRegistry
 from opensloth.settings import Settings
@@ -84,6 +86,11 @@ class Coming:
 
     job_id: str
     state: Literal["queued", "starting"]
+    queued_at: float = 0.0
+    waits_for: str | None = None
+    """In the queue: what it waits for, in words."""
+    free_in_s: float | None = None
+    """Seconds until other jobs are expected to leave it a device; None where it may have one any moment."""
 
 
 class _Raced(Exception):
@@ -94,12 +101,17 @@ class ChatService:
     """Every method opens its own short transaction; none waits."""
 
     def __init__(
-        self, database: Database, jobs: JobService, models: ModelRegistry, control: ControlService, settings: Settings
+        self,
+        database: Database,
+        jobs: JobService,
+        models: ModelRegistry,
+        queue: QueueService,
+        settings: Settings,
     ) -> None:
         self._db = database
         self._jobs = jobs
         self._models = models
-        self._control = control
+        self._queue = queue
         self._settings = settings
         self._waiting: Counter[str] = Counter()
         """Requests of this process that wait for an engine, by its job."""
@@ -141,7 +153,7 @@ class ChatService:
                 self._raise_if_failed(session.get(JobRow, awaited), served)
             found = self._present(session, served.key, caller)
         if found is not None:
-            return found
+            return self._with_outlook(found, caller)
         try:
             return self._start(served, caller)
         except (_Raced, IntegrityError):
@@ -151,23 +163,33 @@ class ChatService:
                 raise Unavailable("the engine of this model has just ended; try again", code="engine_lost") from None
             return again
 
+    def _with_outlook(self, found: Engine | Coming, caller: Caller) -> Engine | Coming:
+        """An engine in the queue with what it waits for, as far as that is known."""
+        if isinstance(found, Engine) or found.state != "queued":
+            return found
+        snapshot = self._queue.newest(found.queued_at, JOB_PATIENCE_S)
+        view = snapshot.view(found.job_id, caller) if snapshot else None
+        if snapshot is None or view is None:
+            return found
+        return replace(found, waits_for=view.waiting_for, free_in_s=_free_in(snapshot, found.job_id))
+
     def wait_for(self, job_id: str) -> None:
         """A request waits for this engine now."""
         self._waiting[job_id] += 1
 
     def wait_no_more(self, job_id: str, caller: Caller) -> None:
-        """It does not any more; an engine that is queued and that nobody waits for is cancelled."""
+        """It does not any more; an engine that is queued and that nobody waits for leaves the queue without a trace."""
         self._waiting[job_id] -= 1
         if self._waiting[job_id] > 0:
             return
         del self._waiting[job_id]
-        with self._db.read() as session:
-            row = session.get(JobRow, job_id)
-        if row is not None and row.state == State.QUEUED:
-            try:
-                self._control.cancel(job_id, HOST)
-            except (Conflict, NotFound) as error:
-                log.info("%s: %s", job_id, error.message)
+        with self._db.write() as session:
+            text, events = "nobody waits for the engine any more", self._jobs.events
+            left = transition(
+                session, events, job_id, State.CANCELLED, sources=[State.QUEUED], reason="cancelled", message=text
+            )
+            if left:
+                session.execute(delete(JobRow).where(JobRow.id == job_id, JobRow.attempt == 0))
 
     @staticmethod
     def _present(session: Session, key: str, caller: Caller) -> Engine | Coming | None:
@@ -186,7 +208,8 @@ class ChatService:
         for _, job in rows:
             if job.state != State.QUEUED:
                 return Coming(job.id, "starting")
-        return next((Coming(job.id, "queued") for engine, job in rows if engine.team == caller.team), None)
+        mine = (job for engine, job in rows if engine.team == caller.team)
+        return next((Coming(job.id, "queued", job.queued_at or 0.0) for job in mine), None)
 
     @staticmethod
     def _raise_if_failed(job: JobRow | None, served: Served) -> None:
@@ -252,3 +275,16 @@ def _is_plain(lora: Mapping[str, Any]) -> bool:
     if str(lora.get("peft_type", "LORA")).upper() != "LORA":
         return False
     return json.dumps({name: lora.get(name) or plain for name, plain in _PLAIN.items()}) == json.dumps(_PLAIN)
+
+
+def _free_in(snapshot: Snapshot, job_id: str) -> float | None:
+    """Seconds until a device is expected for the engine, where other jobs hold all of them until then.
+
+    Another engine gives way after its turn, and what is being stopped is gone in moments.
+    """
+    wait = snapshot.expected[job_id].wait
+    seen = snapshot.seen
+    if wait.code not in ("devices", "user_quota", "team_quota", "device_hours") or wait.at is None:
+        return None
+    takes_turns = {job.job_id for job in seen.running if job.turn_ends is not None or job.stopping}
+    return None if wait.job_id in takes_turns else wait.at - seen.now

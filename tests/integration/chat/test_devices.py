@@ -59,6 +59,21 @@ def test_a_request_waits_for_a_device_and_then_comes_again_later(
     assert answers == ["[base] w1 w2"]
 
 
+@pytest.mark.slow
+def test_a_request_that_would_wait_in_vain_is_told_so_at_once_with_the_job_in_its_way(
+    client: openai.OpenAI, services: Services, worker: Worker
+) -> None:
+    long = submit(services, "steps=100000 step_s=0.05")
+    wait_for_state(services, long, "running", timeout=120)
+    wait_for(lambda: (services.jobs.get(long, ADMIN).progress or {}).get("eta_s"))
+    with pytest.raises(openai.InternalServerError, match=long) as busy:
+        client.chat.completions.create(model="tiny", messages=HI)
+    assert (busy.value.status_code, busy.value.code) == (503, "no_device")
+    # That is when a device is expected, which no request would have waited for.
+    assert int(busy.value.response.headers["retry-after"]) > 120
+    assert engines(services) == []
+
+
 @pytest.fixture
 def impatient(settings: Settings, services: Services, tmp_path: Path) -> Iterator[Worker]:
     with running_worker(settings.model_copy(update={"chat_idle_s": 2.0}), tmp_path) as running:
