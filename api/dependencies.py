@@ -10,6 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.lanes import Lanes
 from api.local import local_caller
 from api.middleware import EXTRA_HEADERS
 from api.rules import require_allowed
@@ -26,6 +27,14 @@ async def services_of(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+async def lanes_of(request: Request) -> Lanes:
+    """The lanes of this process for slow work."""
+    return cast(Lanes, request.app.state.lanes)
+
+
+LanesDep = Annotated[Lanes, Depends(lanes_of)]
 
 
 def authenticated(

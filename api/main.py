@@ -9,6 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
 from api import document, errors
+from api.lanes import Lanes
 from api.middleware import RequestGuard
 from api.openai import chat as chatting
 from api.openai import graders, refused, uploads
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         with suppress(Unavailable):  # then its requests are answered so until it is there
             await run_sync(require_schema, services.database)
         app.state.services = services
+        app.state.lanes = Lanes(services.settings.preview_timeout_s)
         app.state.hub = hub = Hub(services.settings.redis, services.events)
         with on_stop(hub.end):
             yield

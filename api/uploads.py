@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
+import anyio
+from anyio.to_thread import run_sync
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from api.errors import TooSlow
 from opensloth.errors import OpenSlothError, TooLarge
@@ -22,24 +23,30 @@ SILENCE_S = 60.0
 """How long a client may send nothing of a file."""
 
 
-async def receive(request: Request, feed: Callable[[bytes], None], max_bytes: int) -> None:
-    """Give the body to `feed`, piece by piece, in a worker thread; raises what `feed` raises, and TooLarge at once."""
+async def receive(
+    request: Request, feed: Callable[[bytes], None], max_bytes: int, threads: anyio.CapacityLimiter
+) -> None:
+    """Give the body to `feed`, piece by piece, in one of `threads`; raises what `feed` raises, and TooLarge at once."""
+    too_large = TooLarge(
+        f"the file is larger than {max_bytes:,} bytes", code="file_too_large", hint="split it into several files"
+    )
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes + FORM_BYTES:
-        raise TooLarge(
-            f"the file is larger than {max_bytes:,} bytes", code="file_too_large", hint="split it into several files"
-        )
+        raise too_large
     stream = _in_time(request.stream())
     pieces: list[bytes] = []
-    size = 0
+    size = total = 0
     try:
         async for piece in stream:
             pieces.append(piece)
             size += len(piece)
+            total += len(piece)
+            if total > max_bytes + FORM_BYTES:  # also of what follows the file, and has no end
+                raise too_large
             if size >= PIECE_BYTES:
-                await run_in_threadpool(feed, b"".join(pieces))
+                await run_sync(feed, b"".join(pieces), limiter=threads)
                 pieces, size = [], 0
-        await run_in_threadpool(feed, b"".join(pieces))
+        await run_sync(feed, b"".join(pieces), limiter=threads)
     except OpenSlothError:
         await _drain(stream)
         raise

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from api.body import JsonBody
-from api.dependencies import ServicesDep, authenticated, strict_query
+from api.dependencies import LanesDep, ServicesDep, authenticated, strict_query
 from api.openai.errors import OpenAIRoute
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.rewards.openai_graders import bind_grader, reward_of
+from opensloth.services import Services
+
+if TYPE_CHECKING:
+    from opensloth.rewards.trial import Trial
 
 __all__ = ["reward_of", "router"]
 
@@ -99,19 +106,10 @@ class GraderValidation(BaseModel):
 
 
 @router.post("/run", openapi_extra=RUN_BODY)
-def run_grader(body: JsonBody, services: ServicesDep) -> GraderRun:
+async def run_grader(request: Request, body: JsonBody, services: ServicesDep, lanes: LanesDep) -> GraderRun:
     """What a grader gives for a sample of a model and an item of a dataset."""
-    from opensloth.rewards.trial import try_grader
-
-    given = _fields(body, ("grader", "model_sample", "item"), needed=("grader", "model_sample"))
-    sample, item = given["model_sample"], given.get("item") or {}
-    if not isinstance(sample, str):
-        raise _wrong("model_sample", "must be text")
-    if not isinstance(item, dict):
-        raise _wrong("item", "must be an object, a row of the dataset")
-    grader = given["grader"]
-    bound = bind_grader(grader, services.rewards)
-    trial = try_grader(bound, services.rewards, sample, item)
+    work, grader = await run_in_threadpool(_trial, body, services)
+    trial = await lanes.graders.run(request, work)
     metadata = GraderMetadata(
         name=grader["name"],
         type=grader["type"],
@@ -120,6 +118,20 @@ def run_grader(body: JsonBody, services: ServicesDep) -> GraderRun:
         scores=trial.scores or {grader["name"]: trial.reward},
     )
     return GraderRun(reward=trial.reward, metadata=metadata, sub_rewards=trial.scores)
+
+
+def _trial(body: Any, services: Services) -> tuple[Callable[[], Trial], dict[str, Any]]:
+    """The trial that is asked for, not begun yet, and its grader."""
+    from opensloth.rewards.trial import try_grader
+
+    given = _fields(body, ("grader", "model_sample", "item"), needed=("grader", "model_sample"))
+    sample, item = given["model_sample"], given.get("item") or {}
+    if not isinstance(sample, str):
+        raise _wrong("model_sample", "must be text")
+    if not isinstance(item, dict):
+        raise _wrong("item", "must be an object, a row of the dataset")
+    bound = bind_grader(given["grader"], services.rewards)
+    return partial(try_grader, bound, services.rewards, sample, item), given["grader"]
 
 
 @router.post("/validate", openapi_extra=VALIDATE_BODY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -10,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.bodies import body_of
 from api.body import JsonBody, OptionalJsonBody, parsed
-from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.dependencies import CallerDep, LanesDep, ServicesDep, strict_query
 from api.errors import Malformed
 from api.multipart import FileForm
 from api.openai.errors import OpenAIRoute
@@ -86,7 +87,9 @@ def begin_upload(body: JsonBody, services: ServicesDep, caller: CallerDep) -> Up
 
 
 @router.post("/{upload_id}/parts", openapi_extra=PART_BODY)
-async def add_part(request: Request, upload_id: str, services: ServicesDep, caller: CallerDep) -> UploadPartView:
+async def add_part(
+    request: Request, upload_id: str, services: ServicesDep, lanes: LanesDep, caller: CallerDep
+) -> UploadPartView:
     """Add a part of at most 64 MiB. Parts may come in any order, and several at once."""
     open_spool = await run_in_threadpool(services.uploads.part, upload_id, caller)
     form: FileForm[PartSpool] = FileForm(request.headers.get("content-type", ""), open_spool, "data")
@@ -99,7 +102,7 @@ async def add_part(request: Request, upload_id: str, services: ServicesDep, call
         return services.uploads.add_part(upload_id, spool, caller)
 
     try:
-        await receive(request, form.feed, MAX_PART_BYTES)
+        await receive(request, form.feed, MAX_PART_BYTES, lanes.pieces)
         return await run_in_threadpool(keep)
     finally:
         if form.spool is not None:
@@ -107,10 +110,14 @@ async def add_part(request: Request, upload_id: str, services: ServicesDep, call
 
 
 @router.post("/{upload_id}/complete", openapi_extra=body_of(CompleteUpload))
-def complete_upload(upload_id: str, body: JsonBody, services: ServicesDep, caller: CallerDep) -> UploadView:
+async def complete_upload(
+    request: Request, upload_id: str, body: JsonBody, services: ServicesDep, lanes: LanesDep, caller: CallerDep
+) -> UploadView:
     """Make the file of its parts. Its rows are checked as those of any file; what is refused can be completed again."""
     given = parsed(CompleteUpload, body)
-    return services.uploads.complete(upload_id, given.part_ids, given.md5, caller)
+    size = await run_in_threadpool(services.uploads.size, upload_id, caller)
+    work = partial(services.uploads.complete, upload_id, given.part_ids, given.md5, caller)
+    return await lanes.check_of(size).run(request, work)
 
 
 @router.post("/{upload_id}/cancel")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import After, CallerDep, ServicesDep, strict_query
+from api.dependencies import After, CallerDep, LanesDep, ServicesDep, strict_query
 from api.errors import from_domain, invalid_request
 from api.multipart import FileForm
 from api.stored import stored_response
@@ -20,6 +22,7 @@ from opensloth.datasets.expiry import LEAST_S, MOST_S, expiry_seconds
 from opensloth.datasets.previews import FilePreview, LossOn
 from opensloth.datasets.purposes import PURPOSE
 from opensloth.datasets.report import FileCheck
+from opensloth.datasets.upload import Spool
 from opensloth.datasets.views import FileView
 from opensloth.errors import FieldError, InvalidInput, NotFound
 from opensloth.jobs.views import Page
@@ -81,7 +84,7 @@ class FileDeleted(BaseModel):
 
 
 @router.post("", openapi_extra=UPLOAD_SCHEMA)
-async def upload_file(request: Request, services: ServicesDep, caller: CallerDep) -> FileView:
+async def upload_file(request: Request, services: ServicesDep, lanes: LanesDep, caller: CallerDep) -> FileView:
     """Upload a dataset. Its rows are checked while it streams in; rows that cannot be read are refused at once.
 
     A file whose rows fit no training type is kept with status `error` and says in `status_details` why.
@@ -90,13 +93,16 @@ async def upload_file(request: Request, services: ServicesDep, caller: CallerDep
     await run_in_threadpool(services.files.admit, caller, int(announced) if announced.isdecimal() else 0)
     form = FileForm(request.headers.get("content-type", ""), services.files.spool)
 
-    def store() -> FileView:
+    def arrived() -> tuple[Spool, partial[FileView]]:
         spool = form.finish()
         purpose, keep_s = _fields(form.fields)
-        return services.files.store(spool, purpose, caller, keep_s=keep_s)
+        return spool, partial(services.files.store, spool, purpose, caller, keep_s=keep_s)
 
     try:
-        await receive(request, form.feed, services.settings.max_upload_bytes)
+        await receive(request, form.feed, services.settings.max_upload_bytes, lanes.pieces)
+        spool, store = await run_in_threadpool(arrived)
+        if await run_sync(spool.is_late, limiter=lanes.pieces):
+            return await lanes.check_of(spool.bytes).run(request, store)
         return await run_in_threadpool(store)
     finally:
         if form.spool is not None:
@@ -135,9 +141,11 @@ def get_check(file_id: str, services: ServicesDep, caller: CallerDep) -> FileChe
 
 
 @router.get("/{file_id}/preview")
-def preview_file(
+async def preview_file(
+    request: Request,
     file_id: str,
     services: ServicesDep,
+    lanes: LanesDep,
     caller: CallerDep,
     training_type: Annotated[str | None, Query(max_length=64, description="The first it serves if not given.")] = None,
     model: Annotated[str | None, Query(max_length=256, description="Whose tokenizer and template to use.")] = None,
@@ -149,7 +157,8 @@ def preview_file(
     rows: Annotated[int, Query(ge=0, le=20)] = 3,
 ) -> FilePreview:
     """Rows as the model will see them, with what is trained on, and statistics of the file."""
-    return services.previews.preview(
+    work = partial(
+        services.previews.preview,
         file_id,
         caller,
         training_type=training_type,
@@ -161,6 +170,7 @@ def preview_file(
         offset=offset,
         rows=rows,
     )
+    return await lanes.previews.run(request, work)
 
 
 @router.delete("/{file_id}")

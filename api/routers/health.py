@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from api.dependencies import ServicesDep
+from api.dependencies import LanesDep, ServicesDep
 from opensloth.accounts.keys import Caller
 from opensloth.events.publisher import redis_client
 from opensloth.services import Services
@@ -46,8 +46,16 @@ async def healthz() -> Health:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness}})
-def readyz(response: Response, services: ServicesDep) -> Readiness:
+async def readyz(request: Request, response: Response, services: ServicesDep, lanes: LanesDep) -> Readiness:
     """Whether database and storage can be used and there is room on the disk; 503 if not."""
+    parts = await lanes.readiness.run(request, lambda: _parts(services))
+    ready = parts["database"] == parts["storage"] == parts["disk"] == "ok"
+    response.status_code = 200 if ready else 503
+    response.headers["Cache-Control"] = "no-store"
+    return Readiness(status="ready" if ready else "not ready", parts=parts)
+
+
+def _parts(services: Services) -> dict[str, str]:
     parts = {
         "database": _ask("database", lambda: _database(services)),
         "storage": _ask("storage", services.storage.ping),
@@ -55,10 +63,7 @@ def readyz(response: Response, services: ServicesDep) -> Readiness:
     }
     settings = services.settings
     parts["disk"] = "short" if shortage(services.storage, settings.home, settings.min_free_bytes) else "ok"
-    ready = parts["database"] == parts["storage"] == parts["disk"] == "ok"
-    response.status_code = 200 if ready else 503
-    response.headers["Cache-Control"] = "no-store"
-    return Readiness(status="ready" if ready else "not ready", parts=parts)
+    return parts
 
 
 def _database(services: Services) -> None:

@@ -15,16 +15,22 @@ from opensloth.datasets.records import Parser, Record, Unreadable
 from opensloth.datasets.report import MAX_ERRORS, FileCheck, Report
 from opensloth.errors import FieldError, InvalidDataset
 
+LONG_ROW = 2**20
+"""Bytes of a row beyond which the rows are read once the whole file is there: hundreds of files may come at once."""
+
 
 class Checker:
     """Push bytes with `feed`, then ask `finish` for the result.
 
     Both raise InvalidDataset for a file that cannot be read at all and TooLarge for a row beyond `max_line_bytes`.
-    A file whose rows can be read passes, whatever they hold: `FileCheck.methods` says what it can be used for.
+    A file whose rows can be read passes, whatever they hold: `FileCheck.methods` says what it can be used for. A few
+    megabytes are held at most, or a whole row by one that is `patient`.
     """
 
-    def __init__(self, filename: str, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, filename: str, max_line_bytes: int = MAX_LINE_BYTES, *, patient: bool = False) -> None:
         self._filename = filename
+        self._patient = patient
+        self._late = False
         self._max_line_bytes = max_line_bytes
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -43,12 +49,22 @@ class Checker:
         if self._pending_bytes >= CHUNK_BYTES or (self._container is None and self._pending_bytes >= ENOUGH):
             self._drain()
 
-    def finish(self, path: Path) -> FileCheck:
-        """The result, once all bytes were fed; `path` is the whole file, which Parquet and compressed files need."""
+    def is_late(self) -> bool:
+        """Whether `finish` has all rows still to read, as the file is packed or has long ones, once all bytes were fed.
+
+        Raises as `feed` does.
+        """
         self._drain()
-        if self._compressed or self._container == "parquet":
+        return self._late or self._compressed or self._container == "parquet"
+
+    def finish(self, path: Path) -> FileCheck:
+        """The result, once all bytes were fed; `path` is the whole file, which one that is late needs."""
+        if not self.is_late():
+            return self.finish_text()
+        if not self._late:
             return check_isolated(path, self._filename, self._max_line_bytes)
-        return self.finish_text()
+        with path.open("rb") as file:
+            return check_stream(file, self._filename, self._max_line_bytes)
 
     def finish_text(self) -> FileCheck:
         """The result of rows that were all fed as text."""
@@ -66,7 +82,7 @@ class Checker:
     def _drain(self) -> None:
         data = b"".join(self._pending)
         self._pending, self._pending_bytes = [], 0
-        if self._compressed:
+        if self._compressed or self._late:
             return
         if self._container is None:
             self._compressed = compression_of(data) is not None
@@ -78,6 +94,8 @@ class Checker:
             data = data.removeprefix(UTF8_BOM)
         if self._parser is not None and len(self._unreadable) < MAX_ERRORS:
             self._take(self._parser.feed(data))
+            if self._parser.held > LONG_ROW and not self._patient:
+                self._late, self._parser, self._report = True, None, Report()
 
     def _take(self, records: Iterable[Record | Unreadable]) -> None:
         for record in records:
@@ -103,7 +121,7 @@ class Checker:
 
 def check_file(path: Path, filename: str | None = None, max_line_bytes: int = MAX_LINE_BYTES) -> FileCheck:
     """The check of a file that is on disk; `filename` is its name with its users, if it is stored under another."""
-    checker = Checker(filename or path.name, max_line_bytes)
+    checker = Checker(filename or path.name, max_line_bytes, patient=True)
     with path.open("rb") as file:
         _feed(checker, file)
     return checker.finish(path)
@@ -111,7 +129,7 @@ def check_file(path: Path, filename: str | None = None, max_line_bytes: int = MA
 
 def check_stream(file: BinaryIO, filename: str, max_line_bytes: int) -> FileCheck:
     """The check of text rows that are read from `file`."""
-    checker = Checker(filename, max_line_bytes)
+    checker = Checker(filename, max_line_bytes, patient=True)
     _feed(checker, file)
     return checker.finish_text()
 

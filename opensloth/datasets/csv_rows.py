@@ -31,6 +31,11 @@ class CsvParser:
         self._row = 0
         self._header: list[str] | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes of the row that is not complete yet."""
+        return self._held + len(self._tail)
+
     def feed(self, data: bytes) -> Iterator[Record | Unreadable]:
         """The rows that `data` completes. Raises TooLarge for a record beyond the limit, InvalidDataset for damage."""
         pieces = (self._tail + data).split(b"\n")

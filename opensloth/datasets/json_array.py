@@ -32,6 +32,11 @@ class JsonArrayParser:
         self._row = 0
         self._closed = False
 
+    @property
+    def held(self) -> int:
+        """Bytes of the row that is not complete yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[Record | Unreadable]:
         """The rows that `data` completes. Raises TooLarge for a row beyond the limit, InvalidDataset for damage."""
         self._buffer += data

@@ -17,6 +17,11 @@ class JsonlParser:
         self._row = 0
         self._line = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes of the row that is not complete yet."""
+        return len(self._tail)
+
     def feed(self, data: bytes) -> Iterator[Record | Unreadable]:
         """The rows that `data` completes. Raises TooLarge for a line beyond the limit."""
         lines = (self._tail + data).split(b"\n")

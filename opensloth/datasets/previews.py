@@ -8,10 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -25,12 +22,10 @@ from opensloth.datasets.report import FileCheck, FormCheck, RowError
 from opensloth.datasets.rows import FileRow
 from opensloth.datasets.service import FileService
 from opensloth.datasets.stored import found_file, stored_check
-from opensloth.errors import FieldError, InvalidDataset, InvalidInput, Unavailable
+from opensloth.errors import FieldError, InvalidDataset, InvalidInput
 from opensloth.models.registry import ModelRegistry
 from opensloth.storage import Storage
 
-AT_ONCE = 2
-"""Helpers at a time; each may take two gigabytes."""
 PASSED_ON = ("HOME", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy")
 LossOn = Literal["assistant", "completion", "all"]
 
@@ -72,7 +67,8 @@ class FilePreview(BaseModel):
 
 
 class PreviewService:
-    """Makes previews; the process that asks never loads a tokenizer."""
+    """Makes previews; the process that asks never loads a tokenizer. Each may take two gigabytes in a helper's process:
+    whoever asks bounds how many there are."""
 
     def __init__(
         self, database: Database, storage: Storage, files: FileService, models: ModelRegistry, timeout_s: float
@@ -82,7 +78,6 @@ class PreviewService:
         self._files = files
         self._models = models
         self._timeout_s = timeout_s
-        self._free = BoundedSemaphore(AT_ONCE)
 
     def preview(
         self,
@@ -101,7 +96,7 @@ class PreviewService:
         """The preview of one file.
 
         Raises NotFound, InvalidInput for a model, form or method that does not fit, InvalidDataset with the first bad
-        rows for a file that cannot be trained on so, Unavailable while too many previews are made.
+        rows for a file that cannot be trained on so.
         """
         with self._db.read() as session:
             row = found_file(session, file_id, caller)
@@ -150,23 +145,22 @@ class PreviewService:
         )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        with self._helper() as command:
-            environment = child_environment() | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-            try:
-                done = subprocess.run(
-                    command,
-                    input=json.dumps(request).encode(),
-                    env=environment,
-                    capture_output=True,
-                    timeout=self._timeout_s,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise InvalidInput(
-                    f"the preview took longer than {self._timeout_s:g} s",
-                    code="preview_timeout",
-                    hint="ask for fewer rows; a chat template that does not end has the same effect",
-                ) from None
+        environment = child_environment() | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "opensloth.datasets.preview"],
+                input=json.dumps(request).encode(),
+                env=environment,
+                capture_output=True,
+                timeout=self._timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise InvalidInput(
+                f"the preview took longer than {self._timeout_s:g} s",
+                code="preview_timeout",
+                hint="ask for fewer rows; a chat template that does not end has the same effect",
+            ) from None
         if done.returncode != 0:
             raise InvalidInput(
                 "the preview needs too much memory", code="preview_failed", hint="ask for fewer or shorter rows"
@@ -176,15 +170,6 @@ class PreviewService:
             fields = [FieldError(**field) for field in answer["fields"]]
             raise InvalidInput(answer["refused"], code=answer["code"], hint=answer["hint"], fields=fields)
         return answer
-
-    @contextmanager
-    def _helper(self) -> Iterator[list[str]]:
-        if not self._free.acquire(timeout=self._timeout_s):
-            raise Unavailable("too many previews are being made", hint="try again in a moment")
-        try:
-            yield [sys.executable, "-m", "opensloth.datasets.preview"]
-        finally:
-            self._free.release()
 
     def _source(self, row: FileRow, scratch: Path) -> dict[str, Any]:
         local = self._storage.local_path(row.storage_key)

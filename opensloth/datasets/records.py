@@ -12,6 +12,8 @@ from opensloth.errors import FieldError, InvalidDataset, TooLarge
 
 MAX_VALUES = 2_000_000
 """Values in one row: a short text of brackets would otherwise become gigabytes of objects."""
+MAX_NESTING = 100
+"""Levels of one row: what reads it later goes down level by level, and Python's stack has an end."""
 LARGE_RECORD = 256 * 1024
 """Bytes above which a row's values are counted before it is parsed."""
 
@@ -40,6 +42,10 @@ class Parser(Protocol):
     Both raise InvalidDataset for damage after which no further row can be found.
     """
 
+    @property
+    def held(self) -> int:
+        """Bytes of the row that is not complete yet."""
+
     def feed(self, data: bytes) -> Iterator[Record | Unreadable]:
         """The rows that `data` completes."""
 
@@ -55,6 +61,7 @@ def _no_constant(name: str) -> NoReturn:
     raise BadRow(f"has {name}, which is not JSON; write a number, or null where there is none")
 
 
+_TOO_DEEP = f"is nested more than {MAX_NESTING} levels deep; write flat rows"
 _decoder = json.JSONDecoder(parse_constant=_no_constant)
 
 
@@ -71,13 +78,15 @@ def parse_object(data: bytes, offset: int) -> dict[str, Any]:
         what = "a raw control character (write \\n, \\t, \\u0001)" if control else error.msg
         raise BadRow(f"is not valid JSON: {what} at character {error.pos + 1}") from None
     except RecursionError:
-        raise BadRow("is nested too deeply; write flat rows") from None
+        raise BadRow(_TOO_DEEP) from None
     except BadRow:
         raise
     except ValueError:
         raise BadRow("has a number with thousands of digits; write it as text") from None
     if not isinstance(value, dict):
         raise BadRow(f'is {kind(value)}; each row must be an object such as {{"prompt": ..., "completion": ...}}')
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _is_deep(value):
+        raise BadRow(_TOO_DEEP)
     if _may_hold_surrogate(data) and _has_surrogate(value):
         raise BadRow("has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character; remove it")
     return value
@@ -110,6 +119,14 @@ def too_long(row: int, limit: int) -> TooLarge:
 def damaged(row: int, message: str) -> InvalidDataset:
     """The error for damage after which no row can be found."""
     return InvalidDataset(f"row {row}: {message}", fields=[FieldError("file", message, "unreadable", row)])
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_NESTING):
+        inner = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return bool(level)
 
 
 def _may_hold_surrogate(data: bytes) -> bool:

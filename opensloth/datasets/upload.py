@@ -57,6 +57,10 @@ class Spool:
         self._digest.update(data)
         self._checker.feed(data)
 
+    def is_late(self) -> bool:
+        """Whether `check` has all rows still to read, once all bytes are in. Raises as `write` does."""
+        return self._checker.is_late()
+
     def close(self) -> str:
         """End the content; returns its SHA-256 in hex."""
         with disk_errors():

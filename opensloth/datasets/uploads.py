@@ -143,6 +143,11 @@ class UploadService:
 
     # Ends
 
+    def size(self, upload_id: str, caller: Caller) -> int:
+        """Bytes of the whole file; raises NotFound, NotAllowed."""
+        with self._db.read() as session:
+            return _found(session, upload_id, caller).bytes
+
     def complete(self, upload_id: str, part_ids: Sequence[str], md5: str | None, caller: Caller) -> UploadView:
         """Make a file of the parts in this order. Raises InvalidInput, InvalidDataset, Conflict; then it stays pending.
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore
 from typing import Any
 
-from opensloth.errors import Unavailable
 from opensloth.rewards.build import BoundReward, build_rewards
 from opensloth.rewards.failures import SAMPLE, RewardFailed
 from opensloth.rewards.formula import Formula, FormulaProblem
@@ -16,11 +14,6 @@ from opensloth.rewards.multi import MultiParams
 from opensloth.rewards.python_grader import NAME
 from opensloth.rewards.runner import RewardRunner
 from opensloth.rewards.spec import RewardPolicy
-
-AT_ONCE = 2
-WAIT_S = 20.0
-"""A trial starts a process of its own; more at once would take the server's memory from its other work."""
-_free = BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -34,16 +27,11 @@ class Trial:
 
 
 def try_grader(bound: BoundReward, policy: RewardPolicy, sample: str, item: Mapping[str, Any]) -> Trial:
-    """What the grader gives for `sample`; raises Unavailable while too many are tried."""
-    if not _free.acquire(timeout=WAIT_S):
-        raise Unavailable("too many graders are tried at the moment")
-    try:
-        began = time.monotonic()
-        with RewardRunner(policy, strict=True) as runner:
-            found = _tried(bound, policy, runner, sample, item)
-        return Trial(found.reward, found.scores, found.errors, time.monotonic() - began)
-    finally:
-        _free.release()
+    """What the grader gives for `sample`, in a process of its own: whoever calls it bounds how many there are."""
+    began = time.monotonic()
+    with RewardRunner(policy, strict=True) as runner:
+        found = _tried(bound, policy, runner, sample, item)
+    return Trial(found.reward, found.scores, found.errors, time.monotonic() - began)
 
 
 def _tried(

@@ -4,6 +4,7 @@ import socket
 import threading
 
 import httpx
+import pytest
 
 from opensloth.services import Services
 from tests.support.jobs import add_model
@@ -174,11 +175,12 @@ def test_a_file_in_use_and_a_file_of_another_are_not_deleted(admin, member, serv
     assert member.delete(f"/v1/files/{upload(admin).json()['id']}").status_code == 403
 
 
-def test_an_upload_beyond_the_limit_is_refused_while_it_streams_in(admin, services):
+@pytest.mark.parametrize("then", [b"", SFT + b"\r\n--xyz--\r\n"])
+def test_an_upload_beyond_the_limit_is_refused_while_it_streams_in(admin, services, then):
     services.settings.max_upload_bytes = 1 << 20
 
     def endless():
-        yield b"--xyz\r\n" + FILE[0].encode() + b"\r\n\r\n"
+        yield b"--xyz\r\n" + FILE[0].encode() + b"\r\n\r\n" + then
         for _ in range(64):
             yield SFT * ((1 << 18) // len(SFT))
 

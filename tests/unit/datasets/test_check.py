@@ -160,7 +160,8 @@ def test_only_the_first_ten_errors_are_kept_and_all_are_counted(tmp_path):
         (b'{"text": "\\ud800"}\n', "surrogate"),
         (b'{"text": "abc\xffd"}\n', "byte 0xff at position 13"),
         (b'{"a": 1}\n[1, 2]\n', "is a list"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "nested too deeply"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "more than 100 levels deep"),
+        (b'{"a": ' + b"[" * 700 + b'"\\ud83d\\ude00"' + b"]" * 700 + b"}\n", "more than 100 levels deep"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "thousands of digits"),
         (b'{\n "text": "a"\n}\n', "on one line"),
         (b"[]", "no rows"),
@@ -301,3 +302,30 @@ def test_the_check_of_a_parquet_file_gets_no_secrets_from_the_environment(tmp_pa
     monkeypatch.setitem(os.environ, "HF_TOKEN", "hf_secret")
     check_file(parquet(tmp_path, [DPO]))
     assert "hf_secret" not in (tmp_path / "env").read_text()
+
+
+def test_a_file_with_long_rows_is_read_once_it_is_whole_and_its_check_is_that_of_any_other(tmp_path):
+    row = {"prompt": "a" * (3 << 20), "completion": "b"}
+    contents = {
+        "a.jsonl": lines(row, {"prompt": 1}, row),
+        "a.json": json.dumps([row, {"prompt": 1}, row]).encode(),
+        "a.csv": b"prompt,completion\n" + b"a" * (3 << 20) + b",b\nc\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        found = []
+        for patient in (False, True):
+            checker = Checker(name, patient=patient)
+            for start in range(0, len(content), 1 << 18):
+                checker.feed(content[start : start + (1 << 18)])
+            assert checker.is_late() is not patient
+            try:
+                found.append(checker.finish(tmp_path / name))
+            except InvalidDataset as error:
+                found.append(error.message)
+        assert found[0] == found[1]
+    late = Checker("a.jsonl", 2_000_000)
+    late.feed(contents["a.jsonl"][: 1 << 20] + b"a" * 100)
+    late.feed(contents["a.jsonl"][1 << 20 :])
+    with pytest.raises(TooLarge, match="row 1 is longer than 2,000,000 bytes"):
+        late.finish(tmp_path / "a.jsonl")
