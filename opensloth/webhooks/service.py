@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -25,8 +26,10 @@ from opensloth.webhooks.signing import headers_of, hint_of, new_secret
 MOST = 50
 """Webhooks of one team; each event is sent to all that want it."""
 OVERLAP_S = 86_400.0
-MOST_TESTS = 4
-"""Samples under way at once in one process: a receiver that hangs must not hold all the threads of the API."""
+MOST_ASKED = 4
+"""Names looked up, and samples under way, at once in one process: neither a receiver nor a name server that hangs may
+hold all the threads of the API."""
+_TURN_S = 1.0
 _HINT = "`GET /v1/webhooks` lists them"
 
 
@@ -37,12 +40,13 @@ class WebhookService:
         self._db = database
         self._keeper = keeper
         self._policy = policy
-        self._tests = threading.BoundedSemaphore(MOST_TESTS)
+        self._asked = threading.BoundedSemaphore(MOST_ASKED)
 
     def create(self, caller: Caller, *, name: str, url: str, event_types: Sequence[str]) -> tuple[WebhookRow, str]:
         """A new webhook and its secret, which nothing shows again. Raises InvalidInput, QuotaExceeded."""
         types = checked_types(event_types)
-        self._policy.look_up(url)
+        with self._turn():
+            self._policy.look_up(url)
         with self._db.write() as session:
             count = select(func.count()).select_from(WebhookRow).where(WebhookRow.team == caller.team)
             if (session.scalar(count) or 0) >= MOST:
@@ -89,7 +93,8 @@ class WebhookService:
         if "event_types" in values:
             values["event_types"] = checked_types(values["event_types"])
         if "url" in values:
-            self._policy.look_up(values["url"])
+            with self._turn():
+                self._policy.look_up(values["url"])
         with self._db.write() as session:
             row = _changeable(session, webhook_id, caller)
             now = now_of(session)
@@ -132,15 +137,11 @@ class WebhookService:
             row = _changeable(session, webhook_id, caller)
             now = now_of(session)
             record(session, caller, "webhook.test", webhook_id, event_type=event_type)
-        if not self._tests.acquire(blocking=False):
-            raise Unavailable("too many webhooks are being tested at the moment", hint="try again in a few seconds")
-        try:
+        with self._turn():
             target = self._policy.look_up(row.url)
             body = sample(event_type, now)
             keys = [self._keeper.unseal(holder(row.id), SECRET, row.secret)]
             answer = post(target, body, headers_of(f"wh_{secrets.token_hex(16)}", int(now), body, keys))
-        finally:
-            self._tests.release()
         if answer.status is None:
             message = f"{target.host}: {answer.error}"
             raise InvalidInput(
@@ -170,6 +171,15 @@ class WebhookService:
                 query = query.where((table.created_at < last.created_at) | older)
             rows = session.scalars(query.limit(limit + 1)).all()
         return rows[:limit], len(rows) > limit
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._asked.acquire(timeout=_TURN_S):
+            raise Unavailable("too many webhooks are being asked at the moment", hint="try again in a few seconds")
+        try:
+            yield
+        finally:
+            self._asked.release()
 
     def _new_secret(self, row: WebhookRow) -> str:
         secret = new_secret()
