@@ -23,6 +23,7 @@ from opensloth.datasets.light_tokenizer import LightTokenizer
 from opensloth.datasets.light_tokenizer_files import FILES
 from opensloth.datasets.statistics import Hashes, Statistics, content_hash
 from opensloth.errors import FieldError, InvalidDataset, InvalidInput, OpenSlothError
+from opensloth.hub import prepare_hub
 
 MEMORY_BYTES = 2 * 2**30
 BATCH_ROWS = 64
@@ -175,10 +176,12 @@ def _batches(rows: Iterator[Any]) -> Iterator[list[Any]]:
 def _tokenizer(request: PreviewRequest) -> LightTokenizer | None:
     folder = request.model_folder
     if folder is None and request.hub_id is not None:
+        prepare_hub()
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(request.hub_id, allow_patterns=list(FILES)))
+            # The server's own token is nobody's to use.
+            folder = Path(snapshot_download(request.hub_id, allow_patterns=list(FILES), token=False))
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             message = f"the tokenizer of {request.hub_id} cannot be fetched: {reason}"
