@@ -88,7 +88,10 @@ def load_resolved(resolved: Resolved) -> tuple[Any, Any]:
 
 
 def load_base_model(resolved: Resolved) -> Any:
-    """The base model by transformers: float32 on a CPU and for full fine-tuning, else what the GPU computes in."""
+    """The base model by transformers: float32 on a CPU and for full fine-tuning, else what the GPU computes in.
+
+    What will be sharded is left on the host, in the type that it is stored in.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -97,8 +100,9 @@ def load_base_model(resolved: Resolved) -> Any:
     if "dtype" not in options:
         options["dtype"] = _compute_dtype(resolved)
         if config.fast_model_args.full_finetuning:
-            options["dtype"] = torch.float32  # updates of a small learning rate vanish in 16 bits
-    if resolved.device == "cuda":
+            # Updates of a small learning rate vanish in 16 bits; what is sharded goes to 32 bits with its part.
+            options["dtype"] = "auto" if config.shard_weights else torch.float32
+    if resolved.device == "cuda" and not config.shard_weights:
         options["device_map"] = {"": torch.cuda.current_device()}
     quantization = _quantization(resolved)
     if quantization is not None:

@@ -104,6 +104,10 @@ class OpenSlothConfig(BaseModel):
     pretrained_lora: str | None = Field(default=None, min_length=1)
     """The adapter that training goes on from: an earlier job's result or, in a script, a local directory."""
 
+    shard_weights: bool | None = None
+    """Spread weights, gradients and optimizer states over the job's devices (FSDP2): full fine-tuning by SFT with the
+    transformers engine. When not set, a job does so that does not fit one device and fits its devices in shards."""
+
     sequence_packing: bool = True
     """Put several short rows into one sequence; on for SFT unless a job has little data. The other methods' rows are
     never packed."""

@@ -26,6 +26,7 @@ from opensloth.resolve_method import (
     fit_lengths,
     fit_method,
 )
+from opensloth.resolve_sharding import fit_sharding
 from opensloth.resolve_size import DataSize, fit_size
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def resolve(
     _fit_weights(draft, device, engine)
     _fit_precision(draft, device)
     _fit_optimizer(draft, device)
+    fit_sharding(draft, engine, device.kind, device.count)
     _fit_checkpointing(draft, device, engine)
     _fit_schedule(draft, has_eval_dataset or draft.config.eval_split is not None)
     fit_best(draft, method)

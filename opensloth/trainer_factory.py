@@ -107,6 +107,10 @@ def create_trainer_by_type(
         from opensloth.training.speed.apply import speed_up
 
         speed_up(model)
+    if config.shard_weights:
+        from opensloth.training.sharding import shard
+
+        shard(model, resolved)
     trainer = factory(model, tokenizer, dataset, resolved)
     if config.early_stopping_patience is not None:
         from transformers import EarlyStoppingCallback

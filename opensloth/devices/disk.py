@@ -17,12 +17,14 @@ _BYTES: dict[str, float] = {
 
 def checkpoint_bytes(needed: Estimate, training: Training) -> int:
     """One checkpoint: what is trained, in the type that it is trained in, its optimizer and the tokenizer."""
-    return result_bytes(needed, training) + needed.optimizer + (needed.reference if training.reference_adapter else 0)
+    states = needed.optimizer * (training.devices if training.sharded else 1)
+    return result_bytes(needed, training) + states + (needed.reference if training.reference_adapter else 0)
 
 
 def result_bytes(needed: Estimate, training: Training) -> int:
     """The adapter, or the whole model."""
-    return (needed.weights if training.full else needed.adapter) + _TOKENIZER
+    whole = 4 * needed.trained_parameters if training.sharded else needed.weights
+    return (whole if training.full else needed.adapter) + _TOKENIZER
 
 
 def export_bytes(model: ModelShape, form: str) -> int:

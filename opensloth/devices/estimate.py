@@ -69,6 +69,8 @@ class Training:
     sampled_rows: int = 0
     """Answers that GRPO samples at once on one device."""
     devices: int = 1
+    sharded: bool = False
+    """Each device holds a part of the weights, their gradients and the optimizer's states."""
 
     @property
     def passes(self) -> int:
@@ -127,21 +129,23 @@ _KEPT_32, _ONCE_32, _EDGE_32 = _Factors(21, 16, 14), _Factors(24, 16, 24), 4
 
 
 def estimate(shape: ModelShape, training: Training) -> Estimate:
-    """The parts; monotone in rows, tokens, layers and ranks."""
+    """The parts; monotone in rows, tokens, layers and, but for what is sharded, ranks."""
     adapter = 0 if training.full else lora_parameters(shape, training)
     trained = shape.parameters if training.full else adapter
+    held = -(-trained // training.devices) if training.sharded else trained
     in_16 = training.full and training.unsloth and training.cuda
-    gradients = trained * (2 if in_16 else 4) + _averaging(trained, training.devices)
+    gradients = held * (2 if in_16 else 4) + (0 if training.sharded else _averaging(trained, training.devices))
+    gathered = _gathered(shape, training) if training.sharded else _Gathered(0, 0, 0)
     return Estimate(
-        weights=_weights(shape, training),
+        weights=(4 * held if training.sharded else _weights(shape, training)) + gathered.weights,
         adapter=adapter * 4,
-        gradients=gradients,
-        optimizer=int(trained * OPTIMIZER_BYTES.get(training.optimizer, 8)),
+        gradients=gradients + gathered.gradients,
+        optimizer=int(held * OPTIMIZER_BYTES.get(training.optimizer, 8)),
         reference=_reference(shape, training, adapter),
         activations=_activations(shape, training),
         logits=_logits(shape, training),
         generation=_generation(shape, training),
-        step=int(trained * _STEP_BYTES.get(training.optimizer, 0)),
+        step=max(int(held * _STEP_BYTES.get(training.optimizer, 0)), gathered.last),
         context=_context(training),
         trained_parameters=trained,
     )
@@ -173,6 +177,25 @@ def _weights(shape: ModelShape, training: Training) -> int:
     return int(linear * shape.linear_parameters) + 2 * others
 
 
+class _Gathered(NamedTuple):
+    """Bytes of what is whole for a while of a sharded model: weights, gradients, and both as backward ends."""
+
+    weights: int
+    gradients: int
+    last: int
+
+
+def _gathered(shape: ModelShape, training: Training) -> _Gathered:
+    """The output layer all the time, two of the layers, and one layer's gradients, which are averaged in 32 bits.
+
+    The embeddings, where they are no output layer too, come last in the backward pass: nothing else is there then.
+    """
+    width = 2 if training.cuda else 4
+    head, layer = shape.vocab * shape.hidden, shape.linear_parameters // max(1, shape.layers)
+    last = 0 if shape.tied else head * (2 * width + 4)
+    return _Gathered(width * (head + 2 * layer), width * head + (width + 4) * layer, last)
+
+
 def _reference(shape: ModelShape, training: Training, adapter: int) -> int:
     copy = adapter * 4 if training.reference_adapter else 0
     return copy + (_weights(shape, training) if training.reference_model else 0)
@@ -188,7 +211,7 @@ def _activations(shape: ModelShape, training: Training) -> int:
     kept, once, edge = _KEPT_16, _ONCE_16, _EDGE_16
     if not training.cuda:
         kept, once, edge = _KEPT_32, _ONCE_32, _EDGE_32
-    elif training.full and not training.unsloth:
+    elif training.full and not (training.unsloth or training.sharded):
         kept, once, edge = _KEPT_MIXED, _ONCE_MIXED, _EDGE_MIXED
     elif _lean(training):
         kept, once = _KEPT_LEAN, _ONCE_LEAN
@@ -206,7 +229,8 @@ def _activations(shape: ModelShape, training: Training) -> int:
             size *= _HOLES
     if not training.cuda:
         size += shape.layers * shape.intermediate * _HEAP_HOLES
-    casts = 2 * shape.linear_parameters if training.full and training.cuda and not training.unsloth else 0
+    copied = training.full and training.cuda and not (training.unsloth or training.sharded)
+    casts = 2 * shape.linear_parameters if copied else 0
     dequantized = 2 * shape.largest_linear if training.bits in (4, 8) else 0
     return int(count * size + scores + casts + dequantized)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from opensloth.datasets.rows import FileRow
@@ -23,6 +23,7 @@ from opensloth.jobs.spec import JobSpec
 from opensloth.jobs.unplaceable import beyond_box, unplaceable
 from opensloth.models.choices import ModelChoice
 from opensloth.resolve import Resolved, without_checkpointing
+from opensloth.resolve_sharding import with_sharding
 from opensloth.scheduling.types import Rules
 from opensloth.storage import Storage
 
@@ -34,6 +35,7 @@ _KEPT_SHARE = 0.75
 """Of a device: activations are kept by a job that stays below."""
 GIVEN = 1 - Rules().memory_margin
 """The part of a device that jobs are given."""
+_LARGEST_BOX = select(func.count(DeviceRow.id)).group_by(DeviceRow.host_id).order_by(func.count().desc()).limit(1)
 EXPORT_STEPS = 100
 """An export counts its progress in per cent."""
 
@@ -56,6 +58,8 @@ class Assessment:
     """The same, or those of the nearest size."""
     steps: int | None
     note: str | None
+    box: int = 1
+    """Devices of the largest host."""
 
     @property
     def share(self) -> int | None:
@@ -85,19 +89,36 @@ class Assessor:
         self._lengths = RowLengthReader(storage)
 
     def assess(self, session: Session, spec: JobSpec, foreseen: Foreseen, *, waits: bool = False) -> Assessment:
-        """The needs of a job on each of its devices; activations are kept where there is clearly room for them.
+        """The needs of a job on each of its devices.
 
-        A job that `waits` for its parents is resolved when they have ended.
+        Weights are in shards where the whole does not fit, and activations are kept where there is clearly room for
+        them. A job that `waits` for its parents is resolved when they have ended.
         """
         found = self._assess(session, spec, foreseen)
         if waits:
             return found
-        room = spec.resources.memory or int(_KEPT_SHARE * (largest(session, max(1, spec.resources.gpus)) or 0))
+        device = largest(session, max(1, spec.resources.gpus)) or 0
+        found = self._in_shards(session, spec, foreseen, found, spec.resources.memory or int(GIVEN * device))
+        foreseen = replace(foreseen, resolved=found.resolved)
+        room = spec.resources.memory or int(_KEPT_SHARE * device)
         faster = without_checkpointing(foreseen.resolved, "there is memory for all activations, and it is faster")
         if faster is None or found.model is None or found.note is not None:
             return found
         keeping = self._assess(session, spec, replace(foreseen, resolved=faster))
         return keeping if keeping.share is not None and keeping.share <= room else found
+
+    def _in_shards(
+        self, session: Session, spec: JobSpec, foreseen: Foreseen, whole: Assessment, room: int
+    ) -> Assessment:
+        ran = whole.measured is not None and whole.measured.peak_bytes is not None
+        if whole.most is None or whole.most.total <= room or spec.resources.gpus < 2 or not room or ran:
+            return whole
+        reason = f"the whole model does not fit one device; each of the {spec.resources.gpus} holds a part"
+        resolved = with_sharding(foreseen.resolved, reason)
+        if resolved is None:
+            return whole
+        found = self._assess(session, spec, replace(foreseen, resolved=resolved))
+        return found if found.least is not None and found.least.total <= room else whole
 
     def _assess(self, session: Session, spec: JobSpec, foreseen: Foreseen) -> Assessment:
         resolved, choice = foreseen.resolved, foreseen.choice
@@ -129,6 +150,7 @@ class Assessor:
             times=measured if measured and measured.step_s is not None else similar(session, shape),
             steps=steps_of(resolved, check.rows if check else None, dataset.bytes if dataset else None, devices),
             note=note,
+            box=session.scalar(_LARGEST_BOX) or 1,
         )
 
     def fill(self, session: Session, row: JobRow, spec: JobSpec, foreseen: Foreseen | None) -> None:
@@ -214,7 +236,7 @@ def require_room(found: Assessment, room: int) -> None:
     """Raise InvalidInput for a job that needs more than the `room` bytes of the largest device for certain."""
     ran = found.measured is not None and found.measured.peak_bytes is not None
     if found.model is not None and found.least is not None and found.least.total > room and not ran:
-        raise unplaceable(found.model, found.need.most, found.least, room)
+        raise unplaceable(found.model, found.need.most, found.least, room, found.box)
 
 
 def _data_of(spec: JobSpec, *files: FileRow | None) -> str:

@@ -60,6 +60,7 @@ def requirement(
         prompt_tokens=_limit(resolved) - grpo.max_completion_length if grpo else 0,
         sampled_rows=size * args.gradient_accumulation_steps if grpo else 0,
         devices=devices,
+        sharded=bool(config.shard_weights),
     )
     if grpo is not None:
         return _with_prompts(most, grpo, rows, vocabulary)
@@ -93,7 +94,7 @@ def key_of(resolved: Resolved, need: Requirement, base_id: str, shape: ModelShap
         targets = ",".join(sorted(most.lora_targets)) if most.lora_targets is not None else "all"
         adapter = f"r{lora.r} on {targets}{' with dropout' if most.lora_dropout else ''}"
     memory = [most.optimizer, most.checkpointing, str(args.per_device_eval_batch_size)]
-    memory += [name for name in ("reference_adapter", "reference_model") if getattr(most, name)]
+    memory += [name for name in ("reference_adapter", "reference_model", "sharded") if getattr(most, name)]
     memory += ["packed"] if config.sequence_packing else []
     memory += [f"{config.grpo_args.num_generations} of {most.prompt_tokens}"] if config.grpo_args else []
     return shape_key(

@@ -13,6 +13,7 @@ from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_fields import CHOICES, SCHEDULES
 from opensloth.methods import METHODS, Method, get_method
 from opensloth.resolve_method import PLUGIN_FIELD, check_method_args
+from opensloth.resolve_sharding import SHARDS, why_not_sharded
 
 CONFIG = "opensloth_config"
 MODEL, LORA, DPO, GRPO = (f"{CONFIG}.{name}_args" for name in ("fast_model", "lora", "dpo", "grpo"))
@@ -128,6 +129,11 @@ def _weights(posted: Posted) -> Iterator[FieldError]:
         for path in (LORA, f"{CONFIG}.pretrained_lora"):
             if posted.get(path) is not None:
                 yield FieldError(path, "full fine-tuning has no adapter; leave one of the two out", "contradiction")
+    if posted.get(SHARDS):
+        method, engine = posted.get(f"{CONFIG}.training_type", "sft"), posted.get(f"{CONFIG}.engine", "auto")
+        obstacle = why_not_sharded(method, engine, full=bool(posted.get(f"{MODEL}.full_finetuning")))
+        if obstacle is not None:
+            yield FieldError(SHARDS, obstacle, "contradiction")
     if posted.get(f"{ARGS}.bf16") and posted.get(f"{ARGS}.fp16"):
         yield FieldError(f"{ARGS}.fp16", "bf16 is on as well; choose one", "contradiction")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from opensloth.devices.estimate import GIB, Estimate, Training, estimate
 from opensloth.devices.model_shape import ModelShape
 from opensloth.errors import FieldError, InvalidInput
+from opensloth.resolve_sharding import why_not_sharded
 
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "reference", "activations", "logits", "generation")
 
@@ -22,11 +23,14 @@ def beyond_box(asked: int, given: int, room: int) -> InvalidInput:
     )
 
 
-def unplaceable(model: ModelShape, asked: Training, least: Estimate, room: int) -> InvalidInput:
-    """The refusal of a job that needs `least` for certain, where the largest device has `room` bytes."""
+def unplaceable(model: ModelShape, asked: Training, least: Estimate, room: int, box: int) -> InvalidInput:
+    """The refusal of a job that needs `least` for certain, where the largest device has `room` bytes.
+
+    `box` is how many devices the largest host has.
+    """
     parts = ", ".join(f"{name} {gib(size)}" for name, size in largest_parts(least))
     message = f"it needs {gib(least.total)} or more on a device ({parts}), and the largest has {gib(room)}"
-    ways = cures(model, asked, room)
+    ways = cures(model, asked, room, box)
     cure = f"this would fit: {', or '.join(ways)}" if ways else "no setting makes it fit; take a smaller model"
     return InvalidInput(
         "no device of this box can hold this job",
@@ -36,7 +40,7 @@ def unplaceable(model: ModelShape, asked: Training, least: Estimate, room: int) 
     )
 
 
-def cures(model: ModelShape, asked: Training, room: int) -> list[str]:
+def cures(model: ModelShape, asked: Training, room: int, box: int) -> list[str]:
     """Settings with which the job is estimated to fit into `room` bytes: each alone, or else all together."""
     ways: list[tuple[str, Training]] = []
 
@@ -44,7 +48,7 @@ def cures(model: ModelShape, asked: Training, room: int) -> list[str]:
         if changed != asked:
             ways.append((name, changed))
 
-    lora = replace(asked, full=False, reference_model=False, lora_r=asked.lora_r or 16)
+    lora = replace(asked, full=False, sharded=False, reference_model=False, lora_r=asked.lora_r or 16)
     if asked.method != "grpo":
         add("per_device_train_batch_size: 1", replace(asked, rows=1))
     if asked.checkpointing == "none":
@@ -54,6 +58,7 @@ def cures(model: ModelShape, asked: Training, room: int) -> list[str]:
     if asked.cuda and (asked.full or asked.bits > 4):
         add("load_in_4bit: true" + (" with a LoRA adapter" if asked.full else ""), replace(lora, bits=4))
     fitting = [name for name, changed in ways if estimate(model, changed).total <= room]
+    fitting += [f"resources.gpus: {devices}" for devices in _in_shards(model, asked, room, box)]
     if fitting or not ways:
         return fitting
     rows = asked.rows if asked.method == "grpo" else 1
@@ -61,6 +66,17 @@ def cures(model: ModelShape, asked: Training, room: int) -> list[str]:
     smallest = replace(lora, rows=rows, checkpointing=kept, bits=4 if asked.cuda else 32)
     names = [name for name, _ in ways if not (asked.cuda and name.startswith("a LoRA"))]
     return [" and ".join(names)] if len(names) > 1 and estimate(model, smallest).total <= room else []
+
+
+def _in_shards(model: ModelShape, asked: Training, room: int, box: int) -> list[int]:
+    """The fewest devices over which the job's weights would fit in shards, if the largest host has so many."""
+    if why_not_sharded(asked.method, "unsloth" if asked.unsloth else "transformers", full=asked.full) is not None:
+        return []
+    optimizer = "adamw_torch_fused" if asked.cuda else "adamw_torch"
+    for devices in range(asked.devices + 1, box + 1):
+        if estimate(model, replace(asked, sharded=True, devices=devices, optimizer=optimizer)).total <= room:
+            return [devices]
+    return []
 
 
 def largest_parts(found: Estimate) -> list[tuple[str, int]]:

@@ -146,15 +146,25 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
     records.phase("saving", "saving the result")
     if rank.is_main:
         callback.pulse.beat(SAVING)
-        _save(trainer, tokenizer, spec, storage, records, callback)
+    weights = trainer.whole_weights()
+    if rank.is_main:
+        _save(trainer, tokenizer, spec, storage, records, callback, weights)
     return EXIT_DONE
 
 
-def _save(trainer: Any, tokenizer: Any, spec: RunSpec, storage: Any, records: Records, callback: RunCallback) -> None:
+def _save(
+    trainer: Any,
+    tokenizer: Any,
+    spec: RunSpec,
+    storage: Any,
+    records: Records,
+    callback: RunCallback,
+    weights: dict[str, Any] | None,
+) -> None:
     from opensloth.training.results import is_adapter, save_result
 
     metrics = {**callback.latest, "tokens": callback.progress.tokens, "samples": callback.progress.samples}
-    files = save_result(trainer, tokenizer, spec, storage, metrics)
+    files = save_result(trainer, tokenizer, spec, storage, metrics, weights)
     records.write(
         "result",
         f"{len(files)} files",

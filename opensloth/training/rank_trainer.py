@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 
 from opensloth.datasets.prepared import DataCounts
 from opensloth.training.gradient_sync import any_rank, average_gradients, sum_over_ranks
+from opensloth.training.sharding import ShardedTrainer, whole_number
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -51,7 +52,7 @@ class Signals:
     save: Callable[[], bool] = lambda: False
 
 
-class RankTrainer(Trainer):
+class RankTrainer(ShardedTrainer):
     """A mixin before a TRL trainer: gradients averaged once a step, NaN found before the weights change.
 
     `totals` is the last step over all ranks. Raises NonFiniteTraining on all ranks together.
@@ -108,14 +109,14 @@ class RankTrainer(Trainer):
         return inputs["attention_mask"].sum(), len(inputs["input_ids"]) // pairs
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        if self.distributed:
+        if self.distributed and not self.sharded:  # shards were averaged as they came
             average_gradients(model.parameters())
         return super()._clip_grad_norm(model)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        if grad_norm is None and self.distributed:  # nothing is clipped, so nothing was averaged
+        if grad_norm is None and self.distributed and not self.sharded:  # nothing is clipped, so nothing was averaged
             average_gradients(model.parameters())
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        grad_norm = whole_number(super()._get_grad_norm(model, grad_norm=grad_norm))
         self._finish_step(grad_norm)
         return grad_norm
 
@@ -188,7 +189,7 @@ class RankTrainer(Trainer):
             model.set_adapter(active)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self.distributed or self.args.device.type != "cpu":
+        if checkpoint is None or not self.distributed or self.sharded or self.args.device.type != "cpu":
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         # accelerate calls a rank's CPU "cpu:0", where torch cannot load to.

@@ -19,9 +19,17 @@ SERVER_FIELDS = ("name_or_path", "local_files_only", "is_local", "_name_or_path"
 
 
 def save_result(
-    trainer: Any, tokenizer: Any, spec: RunSpec, storage: Storage, metrics: dict[str, Any]
+    trainer: Any,
+    tokenizer: Any,
+    spec: RunSpec,
+    storage: Storage,
+    metrics: dict[str, Any],
+    weights: dict[str, Any] | None = None,
 ) -> list[StoredFile]:
-    """Puts the trained adapter or model, whole, at the run's artifact key and returns its files."""
+    """Puts the trained adapter or model, whole, at the run's artifact key and returns its files.
+
+    `weights` are those of a model that holds a part of them itself.
+    """
     folder = Path(spec.run_dir) / "result"
     shutil.rmtree(folder, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -29,7 +37,7 @@ def save_result(
         # A `ref` adapter is what DPO started from; it is no part of what it made.
         model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
     else:
-        model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder, state_dict=weights, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)
     _forget_the_server(folder, spec)

@@ -17,12 +17,16 @@ class MeanOverPairs:
 
     accelerator: Any
     model: Any
-    last_rows: int
     current_gradient_accumulation_steps: int
     _pairs_in_step: int
     _own_pairs: list[int]
     _shared_out: list[int] | None
     """How many pairs each process has of an epoch's last batch, where those do not go round all processes."""
+
+    @property
+    def last_rows(self) -> int:
+        """Rows of an epoch's last batch where some were repeated, else 0; RankTrainer knows them."""
+        raise NotImplementedError
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The batches of a step, whose pairs are counted; pairs that were repeated are taken out."""

@@ -17,11 +17,15 @@ class WholeSteps:
     accelerator: Any
     args: Any
     model: Any
-    last_rows: int
     current_gradient_accumulation_steps: int
     _rows_in_step: float
     _sums: dict[str, torch.Tensor]
     _evaluated: list[dict[str, torch.Tensor]]
+
+    @property
+    def last_rows(self) -> int:
+        """Rows of an epoch's last batch where some were repeated, else 0; RankTrainer knows them."""
+        raise NotImplementedError
 
     def row_count(self, batch: Any) -> int:
         """How many rows a batch holds."""

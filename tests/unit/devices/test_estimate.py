@@ -89,6 +89,17 @@ def test_fewer_bits_need_less_and_all_weights_need_the_most(unsloth: bool) -> No
     assert total(checkpointing="layers") < total(checkpointing="none")
 
 
+@pytest.mark.parametrize("name", ["llama-8b", "qwen3-0.6b"])
+def test_shards_need_less_of_each_device_the_more_there_are(name: str) -> None:
+    full = replace(SFT, full=True, bits=32, lora_r=0, optimizer="adamw_torch_fused", devices=2)
+    whole = estimate(shape(name), full)
+    two, four, eight = (estimate(shape(name), replace(full, sharded=True, devices=n)) for n in (2, 4, 8))
+    assert whole.total > two.total > four.total > eight.total
+    parts = 16 * shape(name).parameters
+    assert parts / 2 < two.fixed < parts / 2 + 8 * GIB
+    assert checkpoint_bytes(two, replace(full, sharded=True)) == checkpoint_bytes(whole, full)
+
+
 def test_both_texts_of_a_pair_go_through_the_model_at_once() -> None:
     one, pair = (estimate(shape(), replace(SFT, method=method)) for method in ("kto", "dpo"))
     assert pair.activations > 1.5 * one.activations

@@ -133,6 +133,52 @@ def test_what_the_user_says_is_given(services: Services) -> None:
     assert (view.basis, view.memory_bytes) == ("asked", 3 * GIB)
 
 
+def full(services: Services, gpus: int, **config: Any) -> dict[str, Any]:
+    spec = spec_of(services, "llama-8b", resources={"gpus": gpus}, training_args={"per_device_train_batch_size": 1})
+    spec["opensloth_config"]["fast_model_args"] |= {"full_finetuning": True}
+    spec["opensloth_config"] |= config
+    return spec
+
+
+def test_all_weights_of_what_does_not_fit_one_device_are_spread_over_those_it_asks_for(services: Services) -> None:
+    add_host(services, 80, 80, 80, 80)
+    add_shape(services, "llama-8b")
+    row, view = submitted(services, full(services, 4)), estimated(services, full(services, 4))
+    assert row.resolved is not None
+    assert row.resolved["opensloth_config"]["shard_weights"] is True
+    assert row.resolved["training_args"]["optim"] == "adamw_torch_fused"
+    assert "does not fit one device" in row.resolved["why"]["opensloth_config.shard_weights"]
+    assert view.placeable
+    assert view.parts is not None
+    assert view.parts.total < 60 * GIB
+    assert view.disk is not None
+    assert view.disk.checkpoint is not None
+    assert view.disk.checkpoint > 12 * 8e9
+
+    for refused in (full(services, 4, shard_weights=False), full(services, 1)):
+        with pytest.raises(InvalidInput) as told:
+            services.jobs.submit(refused, ADMIN)
+        assert told.value.error_code == "unplaceable"
+    assert "resources.gpus: 2" in (told.value.hint or "")
+
+
+def test_what_fits_one_device_is_held_whole_by_each(services: Services) -> None:
+    add_host(services, 80, 80)
+    add_shape(services, "llama-8b")
+    add_shape(services)
+    spec = full(services, 2)
+    spec["opensloth_config"]["fast_model_args"]["model_name"] = "llama-1b"
+    row = submitted(services, spec)
+    assert row.resolved is not None
+    assert row.resolved["opensloth_config"]["shard_weights"] is False
+    spec["opensloth_config"]["shard_weights"] = True
+    asked = submitted(services, spec)
+    assert asked.resolved is not None
+    assert asked.resolved["opensloth_config"]["shard_weights"] is True
+    assert asked.shape != row.shape
+    assert (asked.memory_bytes or 0) < (row.memory_bytes or 0)
+
+
 def test_a_job_that_no_device_can_hold_is_refused_with_numbers_and_a_cure(services: Services) -> None:
     add_host(services, 14, 14)
     add_shape(services, "llama-8b")
