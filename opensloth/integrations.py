@@ -22,7 +22,7 @@ Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_name)
 class WandbIntegration(BaseModel):
     """The run at Weights & Biases that a job's metrics go to; its id is the job's."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
     type: Literal["wandb"]
     """The service."""

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_REWARD_NAME = 128
 MAX_REWARDS = 20
 
-METHOD_ARGS = ConfigDict(extra="allow", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=())
+METHOD_ARGS = ConfigDict(
+    extra="allow", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True, protected_namespaces=()
+)
 
 
 class DPOArgs(BaseModel):
@@ -66,7 +68,7 @@ class ORPOArgs(BaseModel):
 class RewardSpec(BaseModel):
     """One entry of `reward_functions`; a plain string means its name."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1, max_length=MAX_REWARD_NAME)
     """A reward that `GET /v1/rewards` lists, or `file:NAME` for one from the server's rewards folder."""

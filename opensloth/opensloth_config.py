@@ -80,7 +80,7 @@ class OpenSlothConfig(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        extra="ignore", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True, protected_namespaces=()
     )
 
     training_type: str = "sft"

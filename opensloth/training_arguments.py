@@ -25,7 +25,7 @@ class TrainingArguments(BaseModel):
     trainer could use.
     """
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
     output_dir: str = "saves/loras/"
     """Local directory for checkpoints and the result of a script; a job's results are artifacts instead."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from opensloth.errors import FieldError, InvalidInput
 
-_CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_CLOSED = ConfigDict(extra="forbid", strict=True, defer_build=True, allow_inf_nan=False)
 
 
 def _auto(value: Any) -> Any:

@@ -23,7 +23,7 @@ from opensloth.errors import FieldError, InvalidInput
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"], dependencies=[Depends(strict_query)], route_class=OpenAIRoute)
 
-_CLOSED = ConfigDict(extra="forbid", strict=True)
+_CLOSED = ConfigDict(extra="forbid", strict=True, defer_build=True)
 PartId = Annotated[str, Field(min_length=1, max_length=64)]
 
 

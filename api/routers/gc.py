@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/gc", tags=["server"], dependencies=[Depends(stric
 class Gc(BaseModel):
     """How to clean."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     dry_run: Annotated[bool, Field(description="Only say what would go.")] = False
 

@@ -17,7 +17,7 @@ from opensloth.jobs.views import JobView
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(strict_query)])
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class Cancel(BaseModel):

@@ -45,7 +45,7 @@ class NewKey(BaseModel):
 class KeyLimit(BaseModel):
     """What to change of a key."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     requests_per_minute: Annotated[Requests, Field(description="null: what holds for its user.")]
 

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(s
 class NewModel(BaseModel):
     """A base model to register, or another name for one that is there."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     id: Annotated[str, Field(min_length=1, max_length=128, description="What jobs will call it.")]
     source: Annotated[

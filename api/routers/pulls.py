@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/pulls", tags=["files"], dependencies=[Depends(str
 class NewPull(BaseModel):
     """A dataset of the hub to fetch."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
     dataset: Annotated[
         str,

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/secrets", tags=["secrets"], dependencies=[Depends
 class NewSecret(BaseModel):
     """A secret to keep, e.g. a token of the hub."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, hide_input_in_errors=True)
 
     name: Annotated[str, Field(max_length=64, description="What jobs will call it.")]
     value: Annotated[str, Field(max_length=MOST_CHARACTERS, description="Kept encrypted; nothing shows it again.")]

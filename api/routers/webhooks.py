@@ -18,7 +18,7 @@ from opensloth.webhooks.addresses import MOST_CHARACTERS
 from opensloth.webhooks.events import EVENT_TYPES
 from opensloth.webhooks.rows import WebhookDeliveryRow, WebhookRow
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, defer_build=True)
 _EVENTS = ", ".join(EVENT_TYPES)
 
 Name = Annotated[str, Field(min_length=1, max_length=128, description="What people call it.")]

@@ -12,7 +12,7 @@ from opensloth.chat.wire import Ask, SamplingAsk
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.spec_shape import describe_errors, readable
 
-_CLOSED = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+_CLOSED = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
 WITHOUT_EFFECT = (
     "user",

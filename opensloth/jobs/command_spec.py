@@ -41,7 +41,7 @@ def _variables(values: dict[str, str]) -> dict[str, str]:
 class CommandSpec(BaseModel):
     """A command of one's own, with what it needs; it runs under the account that an admin gave its owner."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", defer_build=True, use_attribute_docstrings=True)
 
     command: Annotated[list[Annotated[str, Field(max_length=4096)]], AfterValidator(_program)] = Field(
         min_length=1, max_length=256

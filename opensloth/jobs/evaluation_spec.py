@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 class EvaluationSpec(BaseModel):
     """How a job's result is compared with the model that it was trained from."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
     judge: Literal["graders", "preferences"] | None = None
     """`graders` score what both models answer; `preferences` ask which of two answers each finds likelier. If not set,

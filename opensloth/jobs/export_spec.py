@@ -13,7 +13,7 @@ from opensloth.jobs.spec_shape import parse_flat, unknown_fields
 from opensloth.models.export_formats import DEFAULT_QUANTIZATION, Format, Quantization
 
 SCHEMA_VERSION = 1
-_CLOSED = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+_CLOSED = ConfigDict(extra="ignore", defer_build=True, use_attribute_docstrings=True)
 
 
 class PushToHub(BaseModel):

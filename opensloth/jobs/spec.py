@@ -53,7 +53,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_CLOSED = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+_CLOSED = ConfigDict(extra="ignore", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True)
 
 _FILE_ID = re.compile(r"file-[A-Za-z0-9_-]{1,64}")
 

@@ -22,7 +22,7 @@ class Params(BaseModel):
     """Base of every reward's parameters: strict, nothing unknown, no NaN."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True
     )
 
 
