@@ -63,6 +63,7 @@ from opensloth.remote.shapes import (
 )
 from opensloth.remote.transport import Transport
 from opensloth.remote.upload_cache import UploadCache
+from opensloth.remote.webhooks import Webhooks
 
 __all__ = [
     "Artifact",
@@ -126,6 +127,7 @@ class Client:
         self.secrets = Secrets(self._transport)
         self.users = Users(self._transport)
         self.teams = Teams(self._transport)
+        self.webhooks = Webhooks(self._transport)
 
     @property
     def base_url(self) -> str:

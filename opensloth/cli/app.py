@@ -27,6 +27,7 @@ from opensloth.cli.simulate import simulate
 from opensloth.cli.submit import submit
 from opensloth.cli.top import top
 from opensloth.cli.up import up
+from opensloth.cli.webhooks import webhooks
 
 app = typer.Typer(
     name="opensloth",
@@ -70,6 +71,7 @@ app.add_typer(files, name="files", rich_help_panel=THINGS)
 app.add_typer(models, name="models", rich_help_panel=THINGS)
 app.add_typer(login.keys, name="key", rich_help_panel=THINGS)
 app.add_typer(secrets, name="secrets", rich_help_panel=THINGS)
+app.add_typer(webhooks, name="webhooks", rich_help_panel=THINGS)
 app.command(rich_help_panel=PEOPLE)(me)
 app.add_typer(users, name="users", rich_help_panel=PEOPLE)
 app.add_typer(teams, name="teams", rich_help_panel=PEOPLE)
