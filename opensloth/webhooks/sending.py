@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,18 @@ def _answer(response: httpcore.Response) -> Answer:
     if 200 <= status < 300:
         return Answer(status)
     told = {name.lower(): value for name, value in response.headers}.get(b"retry-after", b"")
-    wait = float(told) if told.isdigit() else 0.0
     what = "; redirects are not followed" if 300 <= status < 400 else ""
-    return Answer(status, f"the receiver answered with status {status}{what}", min(wait, _LONGEST_RETRY_AFTER_S))
+    return Answer(status, f"the receiver answered with status {status}{what}", _wait_s(told))
+
+
+def _wait_s(retry_after: bytes) -> float:
+    """What `Retry-After` asks for: seconds, or until a date of HTTP; 0 for anything else."""
+    try:
+        text = retry_after.decode("ascii")
+        wait = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(wait, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def _drain(response: httpcore.Response) -> None:
