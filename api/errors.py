@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.unserved import no_route
 from opensloth.errors import (
     Conflict,
     FieldError,
@@ -109,6 +110,8 @@ def problem(
     """An RFC 9457 problem that is OpenAI's error object too, so that one client reads every route."""
     errors = [{"path": f.path, "message": f.message, "code": f.code, "row": f.row} for f in fields]
     said = [error for error in errors if error["message"] != detail][:3]
+    if len(said) == 1 and str(said[0]["message"]) in detail:
+        said = []
     told = [f"{error['path']}: {error['message']}" if error["path"] else str(error["message"]) for error in said]
     body: dict[str, Any] = {
         "type": f"urn:opensloth:error:{code}",
@@ -184,11 +187,10 @@ def invalid_request(errors: Iterable[Mapping[str, Any]]) -> InvalidInput:
 
 
 def from_http(error: HTTPException) -> JSONResponse:
-    """The answer to what the framework refuses by itself: no such route, no such method."""
+    """The answer to what the framework refuses by itself, such as a method that a path does not have."""
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    hint = "the routes are listed at /docs" if error.status_code in (404, 405) else None
-    return problem(error.status_code, phrase, str(error.detail), code=code, hint=hint, headers=error.headers)
+    return problem(error.status_code, phrase, str(error.detail), code=code, headers=error.headers)
 
 
 def server_failure(request_id: str) -> JSONResponse:
@@ -219,10 +221,21 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
+        path = request.url.path
+        if error.status_code == 404:
+            return from_domain(no_route(request.method, path, lambda other: has_route(app, other)))
         if error.status_code == 405:
             # The router names the methods of one route alone, and this path may have several.
-            error.headers = {"Allow": ", ".join(allowed_methods(app, request.url.path))}
+            allowed = ", ".join(allowed_methods(app, path))
+            error.headers = {"Allow": allowed}
+            error.detail = f"{request.method} is not served at {path[:200]}; {allowed} is"
         return from_http(error)
+
+
+def has_route(app: FastAPI, path: str) -> bool:
+    """Whether some route is for `path`, by any method."""
+    scope = {"type": "http", "path": path, "root_path": "", "headers": [], "method": "GET"}
+    return any(route.matches(scope)[0] is not Match.NONE for route in app.routes)
 
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
