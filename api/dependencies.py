@@ -12,7 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.lanes import Lanes
 from api.local import local_caller
-from api.middleware import EXTRA_HEADERS
+from api.middleware import COOKIES, EXTRA_HEADERS
+from api.openai.retries import cookies_of
 from api.rules import require_allowed
 from opensloth.accounts.callers import Caller
 from opensloth.errors import FieldError, InvalidInput
@@ -46,6 +47,7 @@ def authenticated(
 
     Raises NotAuthenticated, NotAllowed or RateLimited.
     """
+    request.scope.get(COOKIES, []).extend(cookies_of(request))
     if services.settings.auth == "off":
         return local_caller(request)
     caller = services.keys.authenticate(credentials.credentials if credentials else None)

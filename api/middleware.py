@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 EXTRA_HEADERS = "opensloth.headers"
 """Under this name a request's scope has a dict of headers that its answer gets, whatever the answer is made of."""
+COOKIES = "opensloth.cookies"
+"""Likewise a list of `Set-Cookie`."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -35,6 +37,8 @@ class RequestGuard:
         started = False
         extra: dict[str, str] = {}
         scope[EXTRA_HEADERS] = extra
+        cookies: list[str] = []
+        scope[COOKIES] = cookies
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
@@ -45,6 +49,8 @@ class RequestGuard:
                 headers["X-Content-Type-Options"] = "nosniff"
                 for name, value in extra.items():
                     headers[name] = value
+                for cookie in cookies:
+                    headers.append("Set-Cookie", cookie)
             await send(message)
 
         # PostgreSQL has no NUL in its texts; what cannot be stored cannot be looked for either.

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
+from api.openai import retries
 from api.openai.common import After, Limit, page
 from api.openai.errors import OpenAIRoute, not_found, renamed
 from api.openai.request import CreateJob, read_request
@@ -37,8 +38,6 @@ router = APIRouter(
 STOP_S = 10.0
 """A cancel or pause waits so long for the job to have stopped, as OpenAI's answer shows it stopped."""
 POLL_S = 0.2
-SDK_TIMEOUT_S = 600.0
-"""What the SDK waits for an answer unless it is told otherwise."""
 
 
 @router.post("", openapi_extra=body_of(CreateJob))
@@ -53,17 +52,21 @@ def create_job(
     """Submit a fine-tuning job in OpenAI's shape; `opensloth` in the body takes what OpenAI has no word for."""
     check_idempotency_key(idempotency_key)
     wanted = read_request(body)
-    waited_s = _waited_s(request)
-    if idempotency_key is None and waited_s and (earlier := services.jobs.made_from(body, caller, waited_s)):
-        response.headers["Idempotent-Replayed"] = "true"
-        return job_of(earlier)
+    client = retries.client_of(request)
+    if idempotency_key is None and (since_s := retries.waited_s(request)):
+        earlier = services.jobs.made_from(body, caller, since_s, client, retries.known_jobs(request))
+        if earlier is not None:
+            response.headers["Idempotent-Replayed"] = "true"
+            retries.remind(request, response, earlier.id)
+            return job_of(earlier)
     made = translate(wanted, services.models.target(wanted.model, caller))
     try:
-        job, created = services.jobs.submit(made.body, caller, idempotency_key, request=body)
+        job, created = services.jobs.submit(made.body, caller, idempotency_key, request=body, client=client)
     except InvalidInput as error:
         raise _in_their_words(error, wanted.model, made.name_of) from None
     if not created:
         response.headers["Idempotent-Replayed"] = "true"
+    retries.remind(request, response, job.id)
     return job_of(job)
 
 
@@ -135,20 +138,6 @@ def list_checkpoints(
             raise InvalidInput("the page cannot be found", fields=[FieldError("after", message, "invalid_value")])
         found = found[places[0] + 1 :]
     return page([checkpoint_of(checkpoint, result) for checkpoint in found[:limit]], len(found) > limit)
-
-
-def _waited_s(request: Request) -> float:
-    """How long ago the first try of a request can have come that the SDK sends again; 0 for a first try.
-
-    The SDK sends no Idempotency-Key: the answer to a try that made a job may be lost, and the next would make another.
-    """
-    try:
-        tries = int(request.headers.get("x-stainless-retry-count", "0"))
-        timeout_s = float(request.headers.get("x-stainless-read-timeout", str(SDK_TIMEOUT_S)))
-    except ValueError:
-        return 0.0
-    between_s = 10.0  # the SDK waits 8 s at most before it tries again
-    return max(0, min(tries, 10)) * (min(max(timeout_s, 0.0), SDK_TIMEOUT_S) + between_s)
 
 
 def _found(services: Services, job_id: str, caller: Caller) -> JobView:

@@ -79,11 +79,12 @@ class JobService:
         *,
         retry: Retry | None = None,
         request: dict[str, Any] | None = None,
+        client: str | None = None,
     ) -> tuple[JobView, bool]:
         """Accept a job; the second value is False where the idempotency key had made it before.
 
-        `request` is the body in OpenAI's shape that `body` was made from, if it was; the job keeps it. Raises
-        InvalidInput with a FieldError for each thing that is wrong.
+        `request` is the body in OpenAI's shape that `body` was made from, if it was; the job keeps it. `client` is by
+        whose name `made_from` finds it. Raises InvalidInput with a FieldError for each thing that is wrong.
         """
         posted = body if request is None else request
         digest = body_digest(posted if retry is None else retry.identify(posted))
@@ -99,6 +100,11 @@ class JobService:
             row.request = request
             if retry is not None:
                 retry.apply(session, job_id)
+            if client is not None and idempotency_key is None:
+                key, made_at = f"{_of_client(client)}{job_id}", row.created_at
+                session.add(
+                    IdempotencyRow(owner=caller.owner, key=key, body_sha256=digest, job_id=job_id, created_at=made_at)
+                )
             return row
 
         return self.accept(insert, digest, caller, idempotency_key)
@@ -146,14 +152,26 @@ class JobService:
             )
         return self.get(row.job_id, caller)
 
-    def made_from(self, request: dict[str, Any], caller: Caller, within_s: float) -> JobView | None:
-        """The caller's newest job that was made from this very body in OpenAI's shape so lately, and is not over."""
+    def made_from(
+        self, request: dict[str, Any], caller: Caller, within_s: float, client: str | None, known: Mapping[str, bool]
+    ) -> JobView | None:
+        """The newest job that `client` made from this very body so lately, that is not over, and that it does not know.
+
+        A client that had no name yet can have made those alone that nobody else did by a name or key. `known` says of
+        jobs that it may have got whether it surely has.
+        """
         over = [state.value for state in TERMINAL]
+        keys = select(IdempotencyRow.job_id).where(IdempotencyRow.owner == caller.owner)
+        if client is None:
+            mine = JobRow.id.not_in(keys)
+        else:
+            own = keys.where(IdempotencyRow.key.startswith(_of_client(client), autoescape=True))
+            mine = JobRow.id.in_(own) | JobRow.id.in_([job_id for job_id, surely in known.items() if not surely])
         with self._db.read() as session:
             since = JobRow.created_at > now_of(session) - within_s
-            query = select(JobRow).where(JobRow.owner == caller.owner, since, JobRow.state.not_in(over))
+            query = select(JobRow).where(JobRow.owner == caller.owner, since, mine, JobRow.state.not_in(over))
             rows = session.scalars(query.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(200))
-            found = next((row.id for row in rows if row.request == request), None)
+            found = next((row.id for row in rows if row.request == request and not known.get(row.id)), None)
         return self.get(found, caller) if found else None
 
     def _insert(
@@ -302,6 +320,11 @@ class JobService:
             ).all()
         steps = {attempt: step for attempt, step in resumed if step is not None}
         return self.events.metrics(job_id, steps, names, max_points)
+
+
+def _of_client(client: str) -> str:
+    """How the keys begin under which the jobs of a client without keys of its own are kept."""
+    return f"client {client} "
 
 
 def body_digest(body: Any) -> str:
