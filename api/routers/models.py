@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.bodies import body_of
 from api.body import JsonBody, parsed
-from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
+from api.dependencies import After, CallerDep, ServicesDep, strict_query
 from api.examples import MODEL_EXAMPLES
 from opensloth.jobs.views import Page
 from opensloth.models.views import ModelView
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(strict_query)])
+MOST = 10_000
+Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many entries.")]
 
 
 class NewModel(BaseModel):
@@ -56,8 +58,8 @@ class ModelDeleted(BaseModel):
 
 
 @router.get("")
-def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = 20, after: After = None) -> Page[ModelView]:
-    """Base models and results, newest first."""
+def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = MOST, after: After = None) -> Page[ModelView]:
+    """Base models and results, newest first; all of them unless `limit` says fewer, as OpenAI's clients ask once."""
     models, more = services.models.list(caller, limit, after)
     return Page(
         data=models, has_more=more, first_id=models[0].id if models else None, last_id=models[-1].id if models else None

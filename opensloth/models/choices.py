@@ -76,9 +76,10 @@ class ModelChoices:
 
     def _choice(self, session: Session, row: ModelRow, field: str) -> ModelChoice:
         if row.status == "failed":
-            raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}")
+            raise unknown_model(field, f"the model {row.id!r} could not be imported: {row.error}", "model_failed")
         if row.status != "ready":
-            raise unknown_model(field, f"the model {row.id!r} is still being imported; try again in a minute")
+            message = f"the model {row.id!r} is still being imported; try again in a minute"
+            raise unknown_model(field, message, "model_importing")
         if row.kind == "alias":
             return self.of(session, row.base_id or "", field, HOST)
         if row.kind == "base":
@@ -120,6 +121,6 @@ def find_model(session: Session, name: str, *, lock: bool = False) -> ModelRow |
     return row
 
 
-def unknown_model(field: str, message: str) -> InvalidInput:
+def unknown_model(field: str, message: str, code: str = "model_not_found") -> InvalidInput:
     """The error for a `model_name` that stands for nothing usable."""
-    return InvalidInput("the model cannot be used", code="model_not_found", fields=[FieldError(field, message)])
+    return InvalidInput("the model cannot be used", code=code, fields=[FieldError(field, message)])

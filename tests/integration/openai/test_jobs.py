@@ -13,6 +13,7 @@ from sqlalchemy import update
 from opensloth.accounts.callers import Caller
 from opensloth.datasets.rows import FileRow
 from opensloth.jobs.rows import JobRow
+from opensloth.models.rows import ModelRow
 from opensloth.services import Services
 from tests.integration.openai.conftest import client_for
 from tests.support.jobs import ADMIN, body
@@ -207,6 +208,25 @@ def test_an_alias_is_a_name_for_a_model_that_an_admin_gave(
     assert (job.model, job.opensloth["model_alias"]) == ("tiny", NAMED)
     assert client.models.retrieve(NAMED).base == "tiny"
     assert {model.id for model in client.models.list()} == {NAMED, "tiny"}
+
+
+def test_a_model_that_is_not_there_yet_is_said_to_be_that_and_not_to_be_unknown(
+    client: openai.OpenAI, services: Services, training_file: str
+) -> None:
+    with services.database.write() as session:
+        session.execute(update(ModelRow).values(status="importing"))
+    with pytest.raises(openai.BadRequestError, match="still being imported") as refused:
+        client.fine_tuning.jobs.create(model="tiny", training_file=training_file)
+    assert (refused.value.code, refused.value.param) == ("model_importing", "model")
+    assert "alias" not in refused.value.message
+
+
+def test_every_model_is_listed_as_the_package_asks_for_one_page_alone(
+    client: openai.OpenAI, services: Services
+) -> None:
+    for number in range(25):
+        services.models.alias(f"alias-{number}", "tiny", ADMIN)
+    assert len(list(client.models.list())) == 26
 
 
 def test_lists_page_by_themselves_and_filter_by_metadata(client: openai.OpenAI, training_file: str) -> None:
