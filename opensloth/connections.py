@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DisconnectionError,
     InterfaceError,
     OperationalError,
     ProgrammingError,
@@ -36,9 +38,16 @@ to ten times a second, so that a process which writes all the time lets hardly a
 URGENT = "urgent"
 """Value of the option `opensloth_write` of a transaction that goes before others."""
 
-_SQLITE_BUSY, _SQLITE_FULL = 5, 13
+_SQLITE_BUSY, _SQLITE_READONLY, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 8, 13, 14
+_CURES = {
+    _SQLITE_BUSY: ("the database is busy", "try again in a moment"),
+    _SQLITE_READONLY: ("the database cannot be written", "make its file and its disk writable"),
+    _SQLITE_CANTOPEN: ("the database's file cannot be opened", "put it back where OPENSLOTH_DATABASE_URL says it is"),
+}
 _PASSING = {"25006", "25P03"}
 """States of PostgreSQL that pass and are no OperationalError: a standby that takes over, a session that slept."""
+_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "not yet accepting", "connection slots", "too many")
+"""What a PostgreSQL says that takes no connection now; there is no code for why one was refused."""
 
 
 def make_engine(url: str) -> Engine:
@@ -71,12 +80,23 @@ def unavailable(error: SQLAlchemyError) -> Unavailable | None:
     away = isinstance(error, OperationalError | InterfaceError | PoolTimeout) or type(error) is DatabaseError
     if not away and state not in _PASSING and not getattr(error, "connection_invalidated", False):
         return None
-    busy = code == _SQLITE_BUSY or state == "55P03"
-    return Unavailable(
-        "the database is busy" if busy else "the database does not answer at the moment",
-        code="database_unavailable",
-        hint="try again in a moment",
-    )
+    kind = _SQLITE_BUSY if state == "55P03" else code
+    message, hint = _CURES.get(kind, ("the database does not answer at the moment", "try again in a moment"))
+    return Unavailable(message, code="database_unavailable", hint=hint)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a database that could not be used will be there by itself: it is busy, starting, or not reached yet.
+
+    One that refuses us (a wrong password, no such database) or cannot be read has to be mended by somebody.
+    """
+    orig = getattr(error, "orig", None)
+    if not isinstance(error, OperationalError) or orig is None:
+        return False
+    if hasattr(orig, "sqlite_errorcode"):
+        return bool(orig.sqlite_errorcode & 0xFF == _SQLITE_BUSY)
+    said = str(orig)
+    return "FATAL" not in said or any(text in said for text in _PASSING_REFUSALS)
 
 
 MAY_BE_AWAY = (OperationalError, InterfaceError, PoolTimeout, DatabaseError, ProgrammingError)
@@ -144,9 +164,44 @@ def _sqlite(url: URL) -> Engine:
         hide_parameters=True,
         connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
     )
+    if url.database and url.database != ":memory:":
+        _same_file(engine, url.database)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _same_file(engine: Engine, path: str) -> None:
+    """Let no connection write into a file that was moved away or replaced, nor a new one make an empty file there."""
+    import sqlite3  # here, as above: most of PostgreSQL's processes never need it
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    was_there = False
+
+    def before(dialect: object, record: object, args: Any, options: Any) -> None:
+        if was_there and identity() is None:
+            error = sqlite3.OperationalError(f"{path} is gone")
+            error.sqlite_errorcode = _SQLITE_CANTOPEN
+            raise error
+
+    def connected(connection: Any, record: Any) -> None:
+        nonlocal was_there
+        was_there = True
+        record.info["file"] = identity()
+
+    def taken(connection: Any, record: Any, proxy: object) -> None:
+        if record.info.get("file") != identity():
+            raise DisconnectionError(f"{path} is another file now")
+
+    event.listen(engine, "do_connect", before)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", taken)
 
 
 def _sqlite_connect(connection: Any, record: object) -> None:

@@ -6,13 +6,15 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from migrations.__main__ import config, upgrade
 from opensloth.accounts.rows import ApiKeyRow
+from opensloth.connections import may_pass
 from opensloth.database import Base, Database, after_commit, db_now
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
 from opensloth.services import Services
@@ -62,6 +64,35 @@ def test_a_database_that_is_away_is_unavailable(url: str) -> None:
     for transaction in (database.read, database.write):
         with pytest.raises(Unavailable), transaction() as session:
             session.execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ('connection to server at "127.0.0.1", port 5432 failed: Connection refused', True),
+        ("failed to resolve host 'db': [Errno -2] Name or service not known", True),
+        ("connection failed: FATAL:  the database system is starting up", True),
+        ('connection failed: FATAL:  password authentication failed for user "ada"', False),
+        ('connection failed: FATAL:  database "none" does not exist', False),
+    ],
+)
+def test_what_is_waited_for_passes_by_itself(said: str, passes: bool) -> None:
+    assert may_pass(OperationalError("SELECT 1", None, psycopg.OperationalError(said))) is passes
+
+
+def test_a_file_that_is_moved_away_is_neither_written_nor_made_anew_and_works_when_it_is_back(tmp_path: Path) -> None:
+    file, aside = tmp_path / "x.db", tmp_path / "aside.db"
+    upgrade(f"sqlite:///{file}")
+    database = Database(f"sqlite:///{file}")
+    database.ping()
+    file.rename(aside)
+    for transaction in (database.read, database.write):
+        with pytest.raises(Unavailable, match="cannot be opened"), transaction() as session:
+            session.execute(text("SELECT 1"))
+    assert not file.exists()
+    aside.rename(file)
+    database.probe()
+    database.engine.dispose()
 
 
 def test_the_clock_moves_within_a_transaction(services: Services) -> None:
