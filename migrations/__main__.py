@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import DatabaseError
 
+from opensloth.connections import may_pass
 from opensloth.database import Database
-from opensloth.errors import OpenSlothError
+from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.schema import is_newer
 from opensloth.settings import get_settings
 
@@ -29,7 +31,10 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def main() -> None:
-    """Runs what the arguments say; without any, upgrades to the newest revision."""
+    """Runs what the arguments say; without any, upgrades to the newest revision.
+
+    The exit status is EX_TEMPFAIL (75) where the same may work later, as the database is only away.
+    """
     settings = get_settings()
     if settings.database_url is None:
         settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,6 +50,10 @@ def main() -> None:
             command.revision(config(settings.database), rest[0], autogenerate=True)
         else:
             sys.exit("use: upgrade [REVISION] | downgrade REVISION | revision MESSAGE")
+    except Unavailable as error:
+        cause = error.__cause__
+        print(f"migrations: {error.message}: {getattr(cause, 'orig', None) or cause}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if may_pass(cause) else 1)
     except OpenSlothError as error:
         sys.exit(f"migrations: {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
     except DatabaseError as error:

@@ -19,6 +19,8 @@ from opensloth.cli.supervise import PartFailed, Supervisor
 from opensloth.errors import InvalidInput
 
 LEFTOVER_GRACE_S = 10.0
+AGAIN_S = 2.0
+"""Between two tries while the database is away."""
 
 
 class CannotStart(Exception):
@@ -74,7 +76,7 @@ def run(options: Options) -> None:
     env = environment(options, socket_path)
     supervisor = Supervisor(env, options.home, record, announce.part, lambda: stops.count)
     try:
-        _start(options, env, socket_path, supervisor, announce)
+        _start(options, env, socket_path, supervisor, announce, stops)
         announce.line("\nStopping: running jobs save a checkpoint first (Ctrl-C again stops at once).")
     except PartFailed as failed:
         tail = "".join(f"\n    {line}" for line in failed.tail)
@@ -85,13 +87,18 @@ def run(options: Options) -> None:
 
 
 def _start(
-    options: Options, env: dict[str, str], socket_path: Path | None, supervisor: Supervisor, announce: Announcer
+    options: Options,
+    env: dict[str, str],
+    socket_path: Path | None,
+    supervisor: Supervisor,
+    announce: Announcer,
+    stops: StopRequests,
 ) -> None:
     """Starts everything in order and keeps it running until asked to stop."""
     url = parts.local_url(options.host, options.port)
     credentials = options.home / "credentials.json"
-    seconds = _migrate(env, options.home)
-    announce.part("ready", "database", f"up to date  ({seconds:.1f} s)")
+    if not _bring_up_to_date(env, options.home, announce, stops):
+        return
     first_key = _ensure_key(options, env, credentials, url, announce)
     if socket_path is not None and not supervisor.start([parts.valkey_part(options.home, socket_path)]):
         return
@@ -167,11 +174,25 @@ def _prepare_socket(home: Path) -> Path:
         raise CannotStart(f"there is no place for Valkey's socket: {problem}.") from None
 
 
-def _migrate(env: dict[str, str], home: Path) -> float:
-    """Brings the database up to date; returns the seconds it took."""
+def _bring_up_to_date(env: dict[str, str], home: Path, announce: Announcer, stops: StopRequests) -> bool:
+    """Migrates, however long the database is away; False if asked to stop before."""
+    told = ""
+    while not stops.count:
+        seconds = _migrate(env, home)
+        if seconds is not None:
+            announce.part("ready", "database", f"up to date  ({seconds:.1f} s)")
+            return True
+        if (said := _last_words(home)) != told:
+            told = said
+            announce.part("problem", "database", f"{told}; it is tried again until it answers (Ctrl-C stops)")
+        time.sleep(AGAIN_S)
+    return False
+
+
+def _migrate(env: dict[str, str], home: Path) -> float | None:
+    """Brings the database up to date; returns the seconds it took, None while the database is away."""
     began = time.monotonic()
-    log = home / "logs" / "migrations.log"
-    with log.open("w", encoding="utf-8") as output:
+    with _migrations_log(home).open("w", encoding="utf-8") as output:
         command = [*parts.MIGRATE]
         done = subprocess.run(
             command,
@@ -182,10 +203,23 @@ def _migrate(env: dict[str, str], home: Path) -> float:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if done.returncode == os.EX_TEMPFAIL:
+        return None
     if done.returncode != 0:
+        log = _migrations_log(home)
         tail = "".join(f"\n    {line}" for line in log.read_text(encoding="utf-8").splitlines()[-15:])
         raise CannotStart(f"the database could not be brought up to date.{tail}", f"The whole log: {log}")
     return time.monotonic() - began
+
+
+def _migrations_log(home: Path) -> Path:
+    return home / "logs" / "migrations.log"
+
+
+def _last_words(home: Path) -> str:
+    """What the last migration said at its end, on one line."""
+    text = _migrations_log(home).read_text(encoding="utf-8")
+    return " ".join(text[text.rfind("migrations: ") :].removeprefix("migrations: ").split())
 
 
 def _ensure_key(options: Options, env: dict[str, str], credentials: Path, url: str, announce: Announcer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,8 @@ class Supervisor:
     def _launch(self, kept: Kept) -> None:
         kept.ready = False
         kept.process = Process(kept.part, kept.tail.path, self._env, self._home)
-        self._record.write({k.part.name: k.process.identity for k in self._kept if k.process is not None})
+        with contextlib.suppress(OSError):  # on a full disk; it is for an `up` after one that was killed
+            self._record.write({k.part.name: k.process.identity for k in self._kept if k.process is not None})
 
     def _check_first_start(self, kept: Kept) -> None:
         process = kept.process
@@ -116,7 +118,7 @@ class Supervisor:
         process = kept.process
         if process is None:
             if time.monotonic() >= kept.start_at:
-                self._launch(kept)
+                self._launch_again(kept)
             return
         how = process.ended()
         ran_s = time.monotonic() - process.started
@@ -126,6 +128,14 @@ class Supervisor:
             self._say("problem", kept.part.name, f"ended ({how}); restarting in {delay:.1f} s, see {process.log}")
         elif not kept.ready and process.is_ready():
             self._is_ready(kept, ran_s)
+
+    def _launch_again(self, kept: Kept) -> None:
+        try:
+            self._launch(kept)
+        except OSError as problem:
+            delay = kept.restart_delay(0.0)
+            kept.start_at = time.monotonic() + delay
+            self._say("problem", kept.part.name, f"cannot be started ({problem}); again in {delay:.1f} s")
 
     def _is_ready(self, kept: Kept, seconds: float) -> None:
         kept.ready = True

@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from opensloth.client import Client
+from tests.support.servers import fresh_postgres_database
 from tests.support.up_process import ROOT, Up, free_port, is_gone, wait_until
+from tests.support.wire import wire_to
 
 
 @pytest.fixture
@@ -146,6 +148,26 @@ def test_a_broken_database_ends_it_with_the_reason(tmp_path):
     done = _up("--home", str(tmp_path / "home"), "--port", str(free_port()), "--database-url", "nonsense://x")
     assert done.returncode == 1
     assert "the database could not be brought up to date" in done.stderr
+
+
+def test_it_waits_for_a_database_that_is_away_until_it_is_stopped(start):
+    up = start("--database-url", f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    up.wait_for("it is tried again until it answers (Ctrl-C stops)")
+    assert "Connection refused" in up.text
+    up.interrupt()
+    assert up.wait_ended() == 0
+
+
+@pytest.mark.slow
+def test_it_goes_on_once_its_database_is_there(start, postgres_server):
+    with fresh_postgres_database(postgres_server) as url, wire_to(url) as wire:
+        wire.cut()
+        up = start("--database-url", wire.url)
+        up.wait_for("it is tried again until it answers")
+        wire.restore()
+        ready(up)
+        up.interrupt()
+        assert up.wait_ended() == 0
 
 
 def _up(*options):

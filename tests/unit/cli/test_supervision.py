@@ -85,11 +85,45 @@ def test_a_part_that_dies_is_started_again(driver):
     assert driver.said[1][2].startswith("ended (killed by SIGKILL); restarting in 0.5 s")
 
 
+def test_with_no_room_for_the_record_a_part_is_started_again_all_the_same(driver, monkeypatch):
+    assert driver.supervisor.start([part("plain", PLAIN)])
+    first = driver.pid("plain")
+
+    def full(parts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver.record, "write", full)
+
+    def kill_and_then_stop():
+        os.kill(first, 9)
+        wait_until(lambda: driver.said[-1][:2] == ("ready", "plain") and len(driver.said) == 3, 20)
+        driver.asked = 1
+
+    helper = threading.Thread(target=kill_and_then_stop)
+    helper.start()
+    driver.supervisor.run()
+    helper.join()
+
+
 def test_a_part_that_ends_before_it_is_ready_gives_the_end_of_its_log(driver):
     with pytest.raises(PartFailed) as caught:
         driver.supervisor.start([part("broken", "print('one'); print('no such table'); raise SystemExit(3)")])
     assert caught.value.how == "exit code 3"
     assert caught.value.tail[-1] == "no such table"
+
+
+def test_nobody_has_to_read_what_it_says():
+    code = (
+        "import sys; from opensloth.cli.announce import Announcer; announce = Announcer(); announce.line('first');"
+        "sys.stdin.read(); announce.part('problem', 'api', 'ended'); announce.line('more'); sys.exit(7)"
+    )
+    pipe = subprocess.PIPE
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+    assert child.stdout.readline() == b"first\n"
+    child.stdout.close()
+    child.stdin.close()
+    assert child.wait(60) == 7, child.stderr.read()
+    child.stderr.close()
 
 
 def test_restarts_wait_longer_each_time_but_not_after_a_steady_run(tmp_path):
