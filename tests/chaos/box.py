@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -64,11 +63,16 @@ class Part:
                 start_new_session=True,
             )
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def send(self, number: int) -> None:
+        with self._lock:
+            if self.process is not None:
+                self.process.send_signal(number)
+
+    def kill(self) -> None:
         with self._lock:
             self._wanted = False
             if self.process is not None:
-                self.process.send_signal(number)
+                self.process.kill()
                 self.process.wait()
 
 

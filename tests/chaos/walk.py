@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +75,16 @@ class Walk:
         self.moment()
         victims = self.random.choices(*zip(*self.weights(), strict=True), k=self.random.choice([1, 1, 1, 2]))
         for victim in dict.fromkeys(victims):
-            self.kill("trainer" if victim == "worker" and self.ask(self.some_job_is_suspect) else victim)
+            self.kill("trainer" if victim == "worker" and not self.may_kill_the_worker() else victim)
+
+    def may_kill_the_worker(self) -> bool:
+        """Whether no job would be given up for it; the worker then stays stopped, so that none becomes such a one."""
+        worker = self.box.parts["worker"]
+        worker.send(signal.SIGSTOP)
+        if not self.ask(self.some_job_is_suspect):
+            return True
+        worker.send(signal.SIGCONT)
+        return False
 
     def some_job_is_suspect(self) -> bool:
         """Whether the next loss of the worker would be put down to a job: nobody could tell that chance did it."""
