@@ -36,7 +36,8 @@ from opensloth.jobs.queue import QueueService
 from opensloth.jobs.quotas import belongings, require_bytes
 from opensloth.jobs.retention import RetentionService
 from opensloth.jobs.retries import RetryService
-from opensloth.jobs.service import JobService, checkpoint_of, user_of_file, user_of_models
+from opensloth.jobs.service import JobService
+from opensloth.jobs.stored import checkpoint_of, user_of_file, user_of_models
 from opensloth.jobs.usage import UsageService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
@@ -200,6 +201,6 @@ class Services:
         queue = QueueService(database, settings)
         jobs = JobService(database, files, pulls, models, events, publisher, rewards, queue, Assessor(storage))
         keys = KeyService(database)
-        exports = ExportService(database, jobs, models, secrets)
+        exports = ExportService(database, jobs, models)
         parts = (settings, database, storage, publisher, events, keys, files, pulls, models, rewards)
         return cls(*parts, queue, jobs, secrets, exports)

@@ -18,11 +18,12 @@ from opensloth.accounts.callers import Caller
 from opensloth.chat.room import Room, room_for
 from opensloth.database import Database
 from opensloth.errors import FieldError, InvalidInput, NotFound, Unavailable
+from opensloth.jobs.admission import body_digest
 from opensloth.jobs.chat_engines import ChatEngineRow
 from opensloth.jobs.queue import JOB_PATIENCE_S, QueueService
 from opensloth.jobs.reasons import reason
 from opensloth.jobs.rows import JobRow
-from opensloth.jobs.service import JobService, body_digest
+from opensloth.jobs.service import JobService
 from opensloth.jobs.snapshot import Snapshot
 from opensloth.jobs.spec import PRIORITIES
 from opensloth.jobs.states import State
@@ -255,7 +256,7 @@ class ChatService:
                 expected_s=self._settings.chat_idle_s,
                 model_id=served.model_id if served.adapter is None else served.base.base_id,
             )
-            self._jobs.add(session, row, [], caller)
+            self._jobs.admission.add(session, row, [], caller)
             if engine is None:
                 session.add(ChatEngineRow(key=served.key, team=caller.team, job_id=job_id))
             else:
@@ -263,7 +264,7 @@ class ChatService:
             session.flush()
             return row
 
-        view, _ = self._jobs.accept(insert, body_digest(body), caller)
+        view, _ = self._jobs.admission.accept(insert, body_digest(body), caller)
         return Coming(view.id, "queued")
 
     def _room(self, session: Session, served: Served) -> Room:

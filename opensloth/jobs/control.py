@@ -14,9 +14,10 @@ from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.jobs.ordering import Place, move
 from opensloth.jobs.rows import JobRow
-from opensloth.jobs.service import JobService, changeable
+from opensloth.jobs.service import JobService
 from opensloth.jobs.spec import PRIORITIES, PRIORITY_NAMES
 from opensloth.jobs.states import LIVE, TERMINAL, State, StopIntent, strengthens
+from opensloth.jobs.stored import changeable
 from opensloth.jobs.transitions import transition
 from opensloth.jobs.views import JobView
 

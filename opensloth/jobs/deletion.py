@@ -11,8 +11,8 @@ from opensloth.datasets.rows import FileRow
 from opensloth.errors import Conflict
 from opensloth.jobs.results_file import file_id_of
 from opensloth.jobs.rows import CheckpointRow, DependencyRow, JobRow
-from opensloth.jobs.service import changeable, user_of_models
 from opensloth.jobs.states import TERMINAL, State
+from opensloth.jobs.stored import changeable, user_of_models
 from opensloth.models.rows import ModelRow
 from opensloth.storage.deletions import Deletions
 

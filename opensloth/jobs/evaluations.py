@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.callers import Caller, require_visible, visible_to
+from opensloth.accounts.callers import Caller
 from opensloth.database import Database
 from opensloth.datasets.serving import columns_of, first_served, require_for_training
-from opensloth.errors import Conflict, FieldError, InvalidInput, NotAllowed, NotFound
+from opensloth.errors import Conflict, FieldError, InvalidInput, NotFound
+from opensloth.jobs.derived import DerivedJobs, Own
 from opensloth.jobs.evaluation_spec import SCHEMA_VERSION, EvaluationSpec, parse_evaluation_spec
-from opensloth.jobs.inputs import hold_parents
-from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import JobRow
-from opensloth.jobs.service import JobService, body_digest
-from opensloth.jobs.spec import PRIORITIES, JobSpec, load_job_spec
-from opensloth.jobs.states import TERMINAL, State
+from opensloth.jobs.service import JobService
+from opensloth.jobs.spec import JobSpec, load_job_spec
+from opensloth.jobs.states import State
 from opensloth.jobs.views import JobView
+from opensloth.models.choices import ModelChoice
 from opensloth.models.registry import ModelRegistry
 from opensloth.rewards import BoundReward, RewardPolicy, build_rewards
 from opensloth.rewards.build import unique_label
@@ -42,86 +41,40 @@ class EvaluationView(BaseModel):
     summary: dict[str, Any] | None = None
 
 
-class EvaluationService:
-    """Accepts evaluations and gives what they found; everything else about them is what it is for any job."""
+class EvaluationService(DerivedJobs[EvaluationSpec]):
+    """Accepts evaluations and gives what they found."""
+
+    kind = "evaluation"
+    done = "evaluated"
+    schema_version = SCHEMA_VERSION
 
     def __init__(
-        self,
-        database: Database,
-        storage: Storage,
-        jobs: JobService,
-        models: ModelRegistry,
-        rewards: RewardPolicy,
+        self, database: Database, storage: Storage, jobs: JobService, models: ModelRegistry, rewards: RewardPolicy
     ) -> None:
-        self._db = database
+        super().__init__(database, jobs, models)
         self._storage = storage
-        self._jobs = jobs
-        self._models = models
         self._rewards = rewards
 
-    def submit(
-        self,
-        source_id: str,
-        body: Any,
-        caller: Caller,
-        idempotency_key: str | None = None,
-        *,
-        retry: Retry | None = None,
-    ) -> tuple[JobView, bool]:
-        """Accept an evaluation of the job `source_id`; the second value is False where the idempotency key had made it.
+    def parse(self, body: Any) -> EvaluationSpec:
+        """The spec that a client posted; raises InvalidInput."""
+        return parse_evaluation_spec(body)
 
-        A job that has not ended is waited for. Raises NotFound, Conflict where there will be no result, InvalidInput.
-        """
-        asked = {"evaluation_of": source_id, "body": body}
-        digest = body_digest(asked if retry is None else retry.identify(asked))
-        if idempotency_key is not None and (earlier := self._jobs.earlier(caller, idempotency_key, digest)):
-            return earlier, False
-        spec = parse_evaluation_spec(body)
-        if spec.priority == "urgent" and not caller.is_admin:
-            raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
-
-        def insert(session: Session, job_id: str) -> JobRow:
-            source = self._source(session, source_id, caller)
-            trained = load_job_spec(source.spec)
-            chosen = judge_of(spec, trained)
-            rewards = bind_graders(spec, trained, self._rewards) if chosen == "graders" else []
-            depends_on = [] if source.state == State.SUCCEEDED else [source_id]
-            row = JobRow(
-                id=job_id,
-                kind="evaluation",
-                export_of=source_id,
-                name=spec.name.strip() or f"{source.name[:110]} evaluation",
-                owner=caller.owner,
-                team=caller.team,
-                spec=dict(body),
-                schema_version=SCHEMA_VERSION,
-                user_metadata=dict(spec.metadata),
-                priority=PRIORITIES[spec.priority],
-                device_count=1,
-                time_limit_s=spec.time_limit,
-                max_retries=spec.max_retries,
-                dataset_id=self._dataset(session, spec, trained, source, chosen, rewards, caller),
-                model_id=source_id,
-            )
-            choice = None if depends_on else self._models.choices.of(session, source_id, "job", caller)
-            self._jobs.assessor.fill_export(
-                session, row, form=f"evaluation-{chosen}", precision="16bit", choice=choice, time_limit=spec.time_limit
-            )
-            self._jobs.add(session, row, depends_on, caller)
-            if retry is not None:
-                retry.apply(session, job_id)
-            return row
-
-        return self._jobs.accept(insert, digest, caller, idempotency_key)
+    def own(
+        self, session: Session, source: JobRow, choice: ModelChoice | None, spec: EvaluationSpec, caller: Caller
+    ) -> Own:
+        """Its name, needs and rows; raises Conflict and InvalidInput where the source cannot be evaluated so."""
+        if source.kind != "training":
+            message = f"{source.id} is of kind {source.kind}, and only what was trained is evaluated"
+            raise Conflict(message, code="no_result", hint="name the training job")
+        trained = load_job_spec(source.spec)
+        judge = judge_of(spec, trained)
+        rewards = bind_graders(spec, trained, self._rewards) if judge == "graders" else []
+        dataset_id = self._dataset(session, spec, trained, source, judge, rewards, caller)
+        return Own(f"{source.name[:110]} evaluation", f"evaluation-{judge}", dataset_id=dataset_id)
 
     def list(self, source_id: str, caller: Caller) -> list[EvaluationView]:
-        """The evaluations of a job, newest first, without their summaries' rows; raises NotFound."""
-        self._jobs.state(source_id, caller)
-        with self._db.read() as session:
-            mine = (JobRow.export_of == source_id, JobRow.kind == "evaluation", visible_to(caller, JobRow.team))
-            query = select(JobRow).where(*mine).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(100)
-            views = self._jobs.views(session, session.scalars(query).all())
-        return [self._view(view) for view in views]
+        """The newest 100 evaluations of a job, newest first; raises NotFound."""
+        return [self._view(view) for view in self.jobs_of(source_id, caller)]
 
     def get(self, source_id: str, evaluation_id: str, caller: Caller) -> EvaluationView:
         """One evaluation; raises NotFound."""
@@ -166,21 +119,6 @@ class EvaluationService:
             except FileNotFoundError:
                 summary = None  # results have been cleaned up; the job says when
         return EvaluationView(id=job.id, job=job, summary=summary)
-
-    def _source(self, session: Session, source_id: str, caller: Caller) -> JobRow:
-        hold_parents(session, [source_id])
-        found = session.get(JobRow, source_id)
-        source = require_visible(found, caller, f"job {source_id!r}", "`opensloth jobs` lists them")
-        if source.kind != "training":
-            message = f"{source_id} is of kind {source.kind}, and only what was trained is evaluated"
-            raise Conflict(message, code="no_result", hint="name the training job")
-        if source.state in TERMINAL and (source.state != State.SUCCEEDED or not (source.result or {}).get("model")):
-            raise Conflict(
-                f"the job {source_id} left no model that could be evaluated",
-                code="no_result",
-                hint="only a job that succeeded has one",
-            )
-        return source
 
     def _dataset(
         self,

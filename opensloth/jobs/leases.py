@@ -12,11 +12,11 @@ from opensloth.accounts.rows import UserRow
 from opensloth.accounts.scopes import allows
 from opensloth.devices.rows import DeviceRow, HostRow
 from opensloth.errors import FieldError, InvalidInput, NotAllowed
+from opensloth.jobs.admission import new_row
 from opensloth.jobs.command_spec import SCHEMA_VERSION, CommandSpec, parse_command_spec
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import JobRow
-from opensloth.jobs.service import JobService, body_digest
-from opensloth.jobs.spec import PRIORITIES
+from opensloth.jobs.service import JobService
 from opensloth.jobs.views import JobView
 
 
@@ -33,39 +33,29 @@ class LeaseService:
 
         Raises InvalidInput, and NotAllowed where no host runs commands or the caller has no account there.
         """
-        asked = {"lease": body}
-        digest = body_digest(asked if retry is None else retry.identify(asked))
-        if idempotency_key is not None and (earlier := self._jobs.earlier(caller, idempotency_key, digest)):
-            return earlier, False
-        spec = parse_command_spec(body)
-        if spec.priority == "urgent" and not caller.is_admin:
-            raise NotAllowed("only an admin may submit urgent jobs", hint="use priority high, normal or low")
 
-        def insert(session: Session, job_id: str) -> JobRow:
+        def insert(session: Session, job_id: str, spec: CommandSpec) -> JobRow:
             _require_host(session, spec)
             _require_account(session, caller)
-            row = JobRow(
-                id=job_id,
+            row = new_row(
+                job_id,
+                body,
+                spec,
+                caller,
                 kind="command",
                 name=spec.name.strip() or spec.line[:128],
-                owner=caller.owner,
-                team=caller.team,
-                spec=dict(body),
                 schema_version=SCHEMA_VERSION,
-                user_metadata=dict(spec.metadata),
-                priority=PRIORITIES[spec.priority],
                 device_count=max(1, spec.gpus),
                 exclusive=True,
-                time_limit_s=spec.time_limit,
                 max_retries=0,
                 model_id="",
             )
-            self._jobs.add(session, row, [], caller)
-            if retry is not None:
-                retry.apply(session, job_id)
+            self._jobs.admission.add(session, row, [], caller)
             return row
 
-        return self._jobs.accept(insert, digest, caller, idempotency_key)
+        return self._jobs.admission.take(
+            {"lease": body}, lambda: parse_command_spec(body), insert, caller, idempotency_key, retry
+        )
 
 
 def _require_host(session: Session, spec: CommandSpec) -> None:

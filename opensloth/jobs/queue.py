@@ -21,6 +21,7 @@ from opensloth.jobs.situation import read_situation
 from opensloth.jobs.snapshot import Snapshot
 from opensloth.jobs.spec import PRIORITY_NAMES
 from opensloth.jobs.states import State
+from opensloth.jobs.stored import found_job, views_of
 from opensloth.jobs.views import JobView
 from opensloth.scheduling.types import QueuedJob
 from opensloth.settings import Settings
@@ -106,6 +107,13 @@ class QueueService:
             self._last = made
 
     # What jobs show
+
+    def job(self, job_id: str, caller: Caller) -> JobView:
+        """One job with what it is told; raises NotFound."""
+        with self._db.read() as session:
+            (view,) = views_of(session, [found_job(session, job_id, caller)])
+        self.annotate([view], caller, thorough=True)
+        return view
 
     def annotate(self, views: Sequence[JobView], caller: Caller, *, thorough: bool = False) -> None:
         """Fill `queue` of the jobs among `views` that are queued or waiting.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.callers import Caller, require_visible
+from opensloth.accounts.callers import Caller
 from opensloth.database import Database
 from opensloth.errors import Conflict
 from opensloth.jobs.evaluations import EvaluationService
@@ -15,6 +15,7 @@ from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import CheckpointRow, JobRow
 from opensloth.jobs.service import JobService
 from opensloth.jobs.states import TERMINAL, State
+from opensloth.jobs.stored import found_job
 from opensloth.jobs.views import JobView
 from opensloth.storage import Storage
 
@@ -47,9 +48,7 @@ class RetryService:
         Raises NotFound, Conflict, and whatever a submission raises.
         """
         with self._db.read() as session:
-            row = require_visible(
-                session.get(JobRow, job_id), caller, f"job {job_id!r}", hint="`opensloth jobs` lists them"
-            )
+            row = found_job(session, job_id, caller)
             if State(row.state) not in TERMINAL:
                 raise Conflict(
                     f"the job is {row.state}, not over",

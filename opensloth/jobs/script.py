@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from opensloth.accounts.callers import Caller, require_visible
+from opensloth.accounts.callers import Caller
 from opensloth.database import Database
 from opensloth.datasets.report import CHECK_VERSION, OLDEST_CHECK, FileCheck
 from opensloth.datasets.rows import FileCheckRow, FileRow
 from opensloth.errors import Conflict, InvalidInput
 from opensloth.jobs.inputs import SECTION
-from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import load_job_spec
+from opensloth.jobs.stored import found_job
 from opensloth.models.choices import ModelChoice
 from opensloth.models.registry import ModelRegistry
 from opensloth.opensloth_config import OpenSlothConfig, TrainingArguments
@@ -23,8 +23,7 @@ from opensloth.script_parts.methods import METHODS
 def script_of(database: Database, models: ModelRegistry, job_id: str, caller: Caller) -> str:
     """The script's text. Raises NotFound, and Conflict as long as it is not decided where and how the job trains."""
     with database.read() as session:
-        found = session.get(JobRow, job_id)
-        job = require_visible(found, caller, f"job {job_id!r}", "`opensloth jobs` lists them")
+        job = found_job(session, job_id, caller)
         if job.kind == "chat":
             raise Conflict("a chat engine trains nothing", code="no_script", hint="ask for the script of a training")
         if job.kind == "command":

@@ -36,11 +36,12 @@ def after(owner: Any, name: str, when: Callable[[Any], Any] = lambda result: Tru
 def arrange(moment: str) -> None:
     """Patch what happens at the moment."""
     from opensloth.events.publisher import Publisher
+    from opensloth.jobs.admission import Admission
     from opensloth.jobs.service import JobService
 
     match moment:
         case "before_commit":
-            after(JobService, "add")
+            after(Admission, "add")
         case "before_publish":
             before(Publisher, "wake_planner")
         case "before_answer":
