@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import body_of
@@ -20,7 +20,8 @@ from api.openai.request import CreateJob, read_request
 from api.openai.shapes import FineTuningJob, FineTuningJobCheckpoint, FineTuningJobEvent
 from api.openai.translation import translate
 from api.openai.views import checkpoint_id, checkpoint_of, event_of, job_of, seq_of
-from api.routers.jobs import check_idempotency_key, metadata_filter
+from api.routers.jobs import metadata_filter
+from api.submission import IdempotencyKey, say_replayed
 from opensloth.accounts.callers import Caller
 from opensloth.errors import FieldError, InvalidInput, NotFound
 from opensloth.jobs.states import State
@@ -47,16 +48,15 @@ def create_job(
     body: JsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> FineTuningJob:
     """Submit a fine-tuning job in OpenAI's shape; `opensloth` in the body takes what OpenAI has no word for."""
-    check_idempotency_key(idempotency_key)
     wanted = read_request(body)
     client = retries.client_of(request)
     if idempotency_key is None and (since_s := retries.waited_s(request)):
         earlier = services.jobs.made_from(body, caller, since_s, client, retries.known_jobs(request))
         if earlier is not None:
-            response.headers["Idempotent-Replayed"] = "true"
+            say_replayed(response)
             retries.remind(request, response, earlier.id)
             return job_of(earlier)
     made = translate(wanted, services.models.target(wanted.model, caller))
@@ -65,7 +65,7 @@ def create_job(
     except InvalidInput as error:
         raise _in_their_words(error, wanted.model, made.name_of) from None
     if not created:
-        response.headers["Idempotent-Replayed"] = "true"
+        say_replayed(response)
     retries.remind(request, response, job.id)
     return job_of(job)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from api.bodies import json_body
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
-from api.routers.jobs import check_idempotency_key
+from api.submission import IdempotencyKey, answered
 from opensloth.jobs.evaluation_spec import EvaluationSpec
 from opensloth.jobs.evaluations import EvaluationView
 from opensloth.jobs.views import JobView, Page
@@ -59,15 +59,11 @@ def evaluate_job(
     body: JsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Ask the job's result and the model that it was trained from the same held-out rows, and compare the scores."""
-    check_idempotency_key(idempotency_key)
-    job, created = services.evaluations.submit(job_id, body, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{job_id}/evaluations/{job.id}"
-    if not created:
-        response.headers["Idempotent-Replayed"] = "true"
-    return job
+    submitted = services.evaluations.submit(job_id, body, caller, idempotency_key)
+    return answered(response, submitted, f"/v1/jobs/{job_id}/evaluations")
 
 
 @router.get("")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 
 from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import EXPORT_EXAMPLES
-from api.routers.jobs import check_idempotency_key
+from api.submission import IdempotencyKey, answered
 from opensloth.jobs.export_spec import ExportSpec
 from opensloth.jobs.views import JobView, Page
 
@@ -24,18 +22,13 @@ def export_job(
     body: JsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Make the job's result a merged checkpoint, a GGUF file or a pushed adapter. The files are the export's artifacts.
 
     Each is loaded and compared with the model that it was made from before the export has succeeded.
     """
-    check_idempotency_key(idempotency_key)
-    job, created = services.exports.submit(job_id, body, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not created:
-        response.headers["Idempotent-Replayed"] = "true"
-    return job
+    return answered(response, services.exports.submit(job_id, body, caller, idempotency_key))
 
 
 @router.get("")

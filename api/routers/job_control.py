@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.bodies import json_body
 from api.body import JsonBody, OptionalJsonBody, parsed
 from api.dependencies import CallerDep, ServicesDep, strict_query
-from api.routers.jobs import check_idempotency_key
+from api.submission import IdempotencyKey, answered
 from opensloth.jobs.ordering import Place
 from opensloth.jobs.spec import Priority
 from opensloth.jobs.views import JobView
@@ -109,18 +109,14 @@ def retry_job(
     body: OptionalJsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Submit the spec of a job that is over again; the new job has `retry_of`."""
-    check_idempotency_key(idempotency_key)
     wanted = parsed(RetryBody, body)
-    job, created = services.retries.retry(
+    submitted = services.retries.retry(
         job_id, caller, from_checkpoint=wanted.from_checkpoint, idempotency_key=idempotency_key
     )
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not created:
-        response.headers["Idempotent-Replayed"] = "true"
-    return job
+    return answered(response, submitted)
 
 
 @router.patch("", openapi_extra=json_body(Change, urgent={"priority": "urgent"}, keep_its_result={"keep": True}))

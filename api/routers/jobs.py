@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import After, CallerDep, Limit, ServicesDep, strict_query
 from api.examples import JOB_EXAMPLES
+from api.submission import IdempotencyKey, answered
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.jobs.script import script_of
 from opensloth.jobs.spec import JobSpec
@@ -19,7 +20,6 @@ from opensloth.jobs.views import JobView, Page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(strict_query)])
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _METADATA = re.compile(r"metadata(?:\[(?P<bracket>[^\]]{1,64})\]|\.(?P<dot>.{1,64}))")
 MAX_FILTERS = 16
 
@@ -32,15 +32,10 @@ def submit_job(
     body: JsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Submit a job. What is not set is resolved by method, engine and device; the job shows to what, and why."""
-    check_idempotency_key(idempotency_key)
-    job, created = services.jobs.submit(body, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not created:
-        response.headers["Idempotent-Replayed"] = "true"
-    return job
+    return answered(response, services.jobs.submit(body, caller, idempotency_key))
 
 
 @router.get("")
@@ -71,13 +66,6 @@ def get_job(job_id: str, services: ServicesDep, caller: CallerDep) -> JobView:
 def get_script(job_id: str, services: ServicesDep, caller: CallerDep) -> str:
     """A bare TRL script that trains the same without OpenSloth."""
     return script_of(services.database, services.models, job_id, caller)
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raise InvalidInput for a key that no header should carry."""
-    if key is not None and not _KEY.fullmatch(key):
-        message = "use 1 to 255 printable ASCII characters without spaces"
-        raise InvalidInput("a header is not valid", fields=[FieldError("Idempotency-Key", message)])
 
 
 def metadata_filter(request: Request) -> dict[str, str]:

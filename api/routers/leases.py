@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 
 from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.examples import LEASE_EXAMPLES
-from api.routers.jobs import check_idempotency_key
+from api.submission import IdempotencyKey, answered
 from opensloth.jobs.command_spec import CommandSpec
 from opensloth.jobs.views import JobView
 
@@ -23,16 +21,11 @@ def lease(
     body: JsonBody,
     services: ServicesDep,
     caller: CallerDep,
-    idempotency_key: Annotated[str | None, Header(description="The same key and body give the same job.")] = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Run a command on a worker's host under the caller's own account there, if an admin has turned that on.
 
     The answer is a job of kind `command`: `/v1/jobs/{id}/logs` streams its output, its `result` has the exit code, and
     it is queued, cancelled and charged as any other. It is never run a second time by itself.
     """
-    check_idempotency_key(idempotency_key)
-    job, created = services.leases.submit(body, caller, idempotency_key)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not created:
-        response.headers["Idempotent-Replayed"] = "true"
-    return job
+    return answered(response, services.leases.submit(body, caller, idempotency_key))

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from opensloth.cli import exit_codes
-from opensloth.cli.failures import render_error
 from opensloth.cli.formats import duration, size
-from opensloth.cli.output import Json, err, out, print_json, symbol, table
+from opensloth.cli.output import Json, out, print_json, symbol, table
 from opensloth.cli.specfile import read_spec
-from opensloth.cli.submit import upload_datasets
-from opensloth.client import Client, Estimate, InvalidRequest
+from opensloth.cli.submit import telling_mistakes, upload_datasets
+from opensloth.client import Client, Estimate
 
 PARTS = {
     "weights": "base weights",
@@ -49,13 +47,8 @@ def estimate(
     source = read_spec(file, overrides)
     with Client() as client:
         upload_datasets(client, source, quiet=as_json)
-        try:
+        with telling_mistakes(as_json, source):
             found = client.jobs.estimate(source.spec)
-        except InvalidRequest as problem:
-            if as_json:
-                raise
-            render_error(err(), problem, source)
-            raise typer.Exit(exit_codes.USAGE) from None
     if as_json:
         print_json(found.as_json())
     else:

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from opensloth.cli import exit_codes
-from opensloth.cli.failures import render_error
 from opensloth.cli.jobs import Reference
-from opensloth.cli.output import Json, err, print_json, say
+from opensloth.cli.output import Json, print_json, say
 from opensloth.cli.references import job_id
-from opensloth.cli.submit import say_submitted
-from opensloth.cli.watching import tell_outcome, wait_silently, watch_job
-from opensloth.client import Client, InvalidRequest
+from opensloth.cli.submit import follow_if, tell_submitted, telling_mistakes
+from opensloth.cli.watching import tell_outcome
+from opensloth.client import Client
 
 
 def evaluate(
@@ -45,27 +44,19 @@ def evaluate(
     }
     with Client() as client:
         source = job_id(client, job)
-        try:
+        with telling_mistakes(as_json):
             made = client.jobs.evaluate(source, {name: value for name, value in given.items() if value is not None})
-        except InvalidRequest as problem:
-            if as_json:
-                raise
-            render_error(err(), problem)
-            raise typer.Exit(exit_codes.USAGE) from None
-        if not as_json:
-            say_submitted(made)
-        if wait:
-            made = wait_silently(client, made) if as_json else watch_job(client, made)
+        made = follow_if(wait, client, made, as_json)
         found = client.jobs.evaluation(source, made.id) if wait else None
+    if found is None:
+        tell_submitted(made, wait, as_json)
+        return
     if as_json:
-        print_json(found if found is not None else made.as_json())
-    elif found is None:
-        say(f"Watch it: opensloth watch {made.id}")
+        print_json(found)
     else:
         tell_outcome(made)
         _show(found.get("summary"))
-    if wait:
-        raise typer.Exit(exit_codes.of_state(made.state))
+    raise typer.Exit(exit_codes.of_state(made.state))
 
 
 def _grader(given: str) -> Any:

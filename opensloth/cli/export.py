@@ -6,14 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from opensloth.cli import exit_codes
-from opensloth.cli.failures import render_error
 from opensloth.cli.jobs import Reference
-from opensloth.cli.output import Json, err, print_json, say
+from opensloth.cli.output import Json
 from opensloth.cli.references import job_id
-from opensloth.cli.submit import say_submitted
-from opensloth.cli.watching import tell_outcome, wait_silently, watch_job
-from opensloth.client import Client, InvalidRequest
+from opensloth.cli.submit import follow_if, tell_submitted, telling_mistakes
+from opensloth.client import Client
 
 
 def export(
@@ -37,22 +34,7 @@ def export(
     if push_to is not None:
         body["push_to_hub"] = {"repo": push_to, "private": not public, "secret": secret}
     with Client() as client:
-        try:
+        with telling_mistakes(as_json):
             made = client.jobs.export(job_id(client, job), body)
-        except InvalidRequest as problem:
-            if as_json:
-                raise
-            render_error(err(), problem)
-            raise typer.Exit(exit_codes.USAGE) from None
-        if not as_json:
-            say_submitted(made)
-        if wait:
-            made = wait_silently(client, made) if as_json else watch_job(client, made)
-    if as_json:
-        print_json(made.as_json())
-    elif wait:
-        tell_outcome(made)
-    else:
-        say(f"Watch it: opensloth watch {made.id}")
-    if wait:
-        raise typer.Exit(exit_codes.of_state(made.state))
+        made = follow_if(wait, client, made, as_json)
+    tell_submitted(made, wait, as_json)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from opensloth.cli import exit_codes
-from opensloth.cli.failures import render_error
-from opensloth.cli.output import Json, err, print_json, say
+from opensloth.cli.output import Json, print_json, say
+from opensloth.cli.submit import telling_mistakes
 from opensloth.cli.watching import left_running
-from opensloth.client import Client, ClientError, Conflict, InvalidRequest, Job
+from opensloth.client import Client, ClientError, Conflict, Job
 
 
 def lease(
@@ -41,13 +41,8 @@ def lease(
     body |= {"name": name} if name else {}
     body |= {"environment": _variables(env)} if env else {}
     with Client() as client:
-        try:
+        with telling_mistakes(as_json):
             made = client.jobs.lease(body)
-        except InvalidRequest as problem:
-            if as_json:
-                raise
-            render_error(err(), problem)
-            raise typer.Exit(exit_codes.USAGE) from None
         if as_json or detach:
             _tell(made, as_json)
             return

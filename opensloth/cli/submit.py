@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,25 +49,10 @@ def submit(
     with Client() as client:
         source = read or spec_of_job(client, str(from_job), overrides)
         upload_datasets(client, source, quiet=as_json)
-        try:
+        with telling_mistakes(as_json, source):
             job = client.jobs.submit(source.spec, idempotency_key=idempotency_key)
-        except InvalidRequest as problem:
-            if as_json:
-                raise
-            render_error(err(), problem, source)
-            raise typer.Exit(exit_codes.USAGE) from None
-        if not as_json:
-            say_submitted(job)
-        if wait:
-            job = wait_silently(client, job) if as_json else watch_job(client, job)
-    if as_json:
-        print_json(job.as_json())
-    elif wait:
-        tell_outcome(job)
-    else:
-        say(f"Watch it: opensloth watch {job.id}")
-    if wait:
-        raise typer.Exit(exit_codes.of_state(job.state))
+        job = follow_if(wait, client, job, as_json)
+    tell_submitted(job, wait, as_json)
 
 
 def spec_of_job(client: Client, reference: str, overrides: list[str] | None) -> SpecFile:
@@ -77,9 +64,38 @@ def spec_of_job(client: Client, reference: str, overrides: list[str] | None) -> 
     return SpecFile(Path(found.id), spec, {})
 
 
-def say_submitted(job: Job) -> None:
-    """The job's id on stdout, where a script looks for it."""
-    out().print(f"{job.id}  {job.name or ''}  {job.state}", markup=False, highlight=False, soft_wrap=True)
+@contextmanager
+def telling_mistakes(as_json: bool, source: SpecFile | None = None) -> Iterator[None]:
+    """Says what the server found wrong, at its line in `source`, and ends the command; raises it for JSON."""
+    try:
+        yield
+    except InvalidRequest as problem:
+        if as_json:
+            raise
+        render_error(err(), problem, source)
+        raise typer.Exit(exit_codes.USAGE) from None
+
+
+def follow_if(wait: bool, client: Client, job: Job, as_json: bool) -> Job:
+    """Says that there is a new job, and sees it to its end if that is wanted; returns it as it is then."""
+    if not as_json:
+        # Its id on stdout, where a script looks for it.
+        out().print(f"{job.id}  {job.name or ''}  {job.state}", markup=False, highlight=False, soft_wrap=True)
+    if not wait:
+        return job
+    return wait_silently(client, job) if as_json else watch_job(client, job)
+
+
+def tell_submitted(job: Job, waited: bool, as_json: bool) -> None:
+    """Says what became of a new job, or how to watch it; raises typer.Exit with its outcome where it was waited for."""
+    if as_json:
+        print_json(job.as_json())
+    elif waited:
+        tell_outcome(job)
+    else:
+        say(f"Watch it: opensloth watch {job.id}")
+    if waited:
+        raise typer.Exit(exit_codes.of_state(job.state))
 
 
 def upload_datasets(client: Client, source: SpecFile, *, quiet: bool) -> None:
