@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import importlib.util
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ class VllmSpeaker:
                 max_loras=MOST_ADAPTERS,
                 max_lora_rank=LARGEST_RANK,
                 max_logprobs=20,
+                # The worker's SIGTERM reaches vLLM's own process too, which would give up all answers at once.
+                shutdown_timeout=math.ceil(spec.grace_s) + 1,
                 trust_remote_code=False,
                 disable_log_stats=True,
             )
@@ -55,6 +58,8 @@ class VllmSpeaker:
         self._tasks: dict[Row, asyncio.Task[None]] = {}
         self._numbers: dict[str, int] = {}
         """Of adapters: vLLM tells them apart by a number."""
+        self._loaded: set[str] = set()
+        """Adapters that vLLM has taken once."""
         self._asked = 0
         self.steps = 0
         """Pieces so far."""
@@ -93,21 +98,23 @@ class VllmSpeaker:
 
     async def _speak(self, row: Row) -> None:
         try:
-            await self._read(row)
-        except ValueError as error:  # of this request: an adapter of too large a rank
-            row.tell(Piece(error=("model_error", f"vLLM refused the request: {error}")))
+            await self._read(row, await self._adapter(row))
         except Exception as error:
-            log.exception("vLLM failed")
-            self.failure = error
-            row.tell(Piece(error=("engine_lost", "the engine failed")))
+            if self._llm.errored:
+                log.exception("vLLM failed")
+                self.failure = error
+                row.tell(Piece(error=("engine_lost", "the engine failed")))
+                return
+            log.warning("vLLM refused a request", exc_info=True)
+            row.tell(Piece(error=("model_error", f"vLLM does not answer this: {error.__cause__ or error}")))
 
-    async def _read(self, row: Row) -> None:
+    async def _read(self, row: Row, adapter: Any) -> None:
         self._asked += 1
         answer = self._llm.generate(
             {"prompt_token_ids": row.tokens[: row.prompt]},
             self._params(row),
             request_id=f"row-{self._asked}",
-            lora_request=self._adapter(row),
+            lora_request=adapter,
         )
         try:
             async for output in answer:
@@ -145,13 +152,19 @@ class VllmSpeaker:
             output_kind=RequestOutputKind.DELTA,
         )
 
-    def _adapter(self, row: Row) -> Any:
+    async def _adapter(self, row: Row) -> Any:
+        """vLLM's name of the row's adapter, loaded; raises what vLLM says of one that it cannot take."""
         if row.adapter is None:
             return None
         from vllm.lora.request import LoRARequest
 
-        number = self._numbers.setdefault(row.adapter.key, len(self._numbers) + 1)
-        return LoRARequest(row.adapter.key, number, str(row.adapter.folder))
+        key = row.adapter.key
+        request = LoRARequest(key, self._numbers.setdefault(key, len(self._numbers) + 1), str(row.adapter.folder))
+        if key not in self._loaded:
+            # Loaded with its first request, one of too large a rank would end the engine for everybody.
+            await self._llm.add_lora(request)
+            self._loaded.add(key)
+        return request
 
 
 def _chosen(token: int, told: Any, row: Row) -> Chosen:
