@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 _LIVE = (State.QUEUED.value, State.STARTING.value, State.RUNNING.value)
+_BLOCKED = ("devices", "turn", "user_quota", "team_quota", "device_hours")
+"""Why an engine waits for more than a moment (`Wait.code`)."""
 _PLAIN = {
     "use_dora": False,
     "bias": "none",
@@ -283,9 +285,11 @@ def _free_in(snapshot: Snapshot, job_id: str) -> float | None:
 
     Another engine gives way after its turn, and what is being stopped is gone in moments.
     """
-    wait = snapshot.expected[job_id].wait
-    seen = snapshot.seen
-    if wait.code not in ("devices", "user_quota", "team_quota", "device_hours") or wait.at is None:
+    expected, seen = snapshot.expected[job_id], snapshot.seen
+    wait = expected.wait
+    # Behind other jobs it is the queue played forward that knows, else the running job that is in its way.
+    at, giver = (expected.start, expected.freed_by) if wait.code == "turn" else (wait.at, wait.job_id)
+    passing = {job.job_id for job in seen.running if job.turn_ends is not None or job.stopping}
+    if at is None or giver in passing or wait.code not in _BLOCKED:
         return None
-    takes_turns = {job.job_id for job in seen.running if job.turn_ends is not None or job.stopping}
-    return None if wait.job_id in takes_turns else wait.at - seen.now
+    return at - seen.now
