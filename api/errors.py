@@ -228,7 +228,7 @@ def install(app: FastAPI) -> None:
             # The router names the methods of one route alone, and this path may have several.
             allowed = ", ".join(allowed_methods(app, path))
             error.headers = {"Allow": allowed}
-            error.detail = f"{request.method} is not served at {path[:200]}; {allowed} is"
+            error.detail = f"{request.method} is not served at {path[:200]}, only {allowed}"
         return from_http(error)
 
 

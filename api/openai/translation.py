@@ -124,7 +124,8 @@ def _take_own(made: Translated, own: dict[str, Any]) -> None:
         if name in _ELSEWHERE:
             made.errors.append(FieldError(path, f"use `{_ELSEWHERE[name]}`", "not_accepted"))
         elif name not in _OWN and name not in _CONFIG:
-            made.errors.append(FieldError(path, *explain_unknown("", name)))
+            message, code = explain_unknown("", name)
+            made.errors.append(FieldError(path, message.replace("opensloth_config.", "opensloth."), code))
     for name in _OWN & own.keys():
         made.body[name] = copy.deepcopy(own[name])
     for name in sorted(_CONFIG & own.keys()):

@@ -68,7 +68,7 @@ def job_of(job: JobView) -> FineTuningJob:
         error=_error(job),
         hyperparameters=values,
         method=_method(job, values),
-        seed=int(_number(_decided(job, "training_args.seed")) or _DEFAULT_SEED),
+        seed=_seed(job),
         integrations=_integrations(job),
         metadata=job.metadata or None,
         opensloth=_own(job),
@@ -216,6 +216,11 @@ def _batch_size(job: JobView) -> AutoInt:
     if _training_type(job) != "grpo":
         return rows
     return rows // int(_number(_decided(job, "opensloth_config.grpo_args.num_generations")) or GENERATIONS)
+
+
+def _seed(job: JobView) -> int:
+    seed = _number(_decided(job, "training_args.seed"))
+    return _DEFAULT_SEED if seed is None else int(seed)
 
 
 def _multiplier(job: JobView) -> AutoFloat:

@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 from opensloth.accounts.callers import Caller, visible_to
 from opensloth.database import Database, now_of
 from opensloth.datasets.pulls import PullService
+from opensloth.datasets.report import warnings
 from opensloth.datasets.service import FileService
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.events.publisher import Publisher
+from opensloth.events.records import Record
 from opensloth.events.store import AllSeries, EventStore
 from opensloth.jobs.admission import Admission, body_digest, new_row
 from opensloth.jobs.assessment import Assessor
-from opensloth.jobs.inputs import resolve_inputs
+from opensloth.jobs.inputs import resolve_inputs, size_of
 from opensloth.jobs.queue import QueueService
 from opensloth.jobs.retry import Retry
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, IdempotencyRow, JobRow
@@ -93,6 +95,8 @@ class JobService:
                 row.request = request
             self.assessor.fill(session, row, spec, inputs.foreseen)
             self.admission.add(session, row, inputs.depends_on, caller, inputs.data.pulls)
+            if request is not None:
+                self._warn(session, row)
             if client is not None and idempotency_key is None:
                 key, digest = f"{_of_client(client)}{job_id}", body_digest(request)
                 made_at = row.created_at
@@ -103,6 +107,12 @@ class JobService:
 
         posted = body if request is None else request
         return self.admission.take(posted, lambda: parse_job_spec(body), insert, caller, idempotency_key, retry)
+
+    def _warn(self, session: Session, row: JobRow) -> None:
+        """Say in the job's events what is doubtful about its data: OpenAI's clients see no report on a file."""
+        size = size_of(session, row.dataset_id)
+        found = warnings(size.rows) if size is not None else []
+        self.events.append(session, row.id, 0, [Record(type="log", level="warning", message=text) for text in found])
 
     def made_from(
         self, request: dict[str, Any], caller: Caller, within_s: float, client: str | None, known: Mapping[str, bool]

@@ -58,6 +58,19 @@ def test_the_hyperparameters_say_how_the_job_trains(
     assert (job.seed, job.validation_file) == (7, training_file)
 
 
+def test_the_seed_zero_is_a_seed(client: openai.OpenAI, training_file: str) -> None:
+    assert client.fine_tuning.jobs.create(model="tiny", training_file=training_file, seed=0).seed == 0
+
+
+def test_few_examples_are_a_warning_among_the_jobs_events(client: openai.OpenAI, training_file: str) -> None:
+    rows = client.files.content(training_file).content.splitlines(keepends=True)
+    few = client.files.create(file=("few.jsonl", b"".join(rows[:3])), purpose="fine-tune").id
+    for file, told in ((few, ["the file has 3 rows; a model learns little from fewer than 10"]), (training_file, [])):
+        job = client.fine_tuning.jobs.create(model="tiny", training_file=file)
+        events = client.fine_tuning.jobs.list_events(job.id).data
+        assert [event.message for event in events if event.level == "warn"] == told
+
+
 def test_packing_and_warmup_are_as_opensloths_own_fields_say(
     client: openai.OpenAI, services: Services, training_file: str
 ) -> None:
@@ -138,6 +151,7 @@ def test_opensloths_own_fields_come_in_and_go_out_under_its_name(
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"opensloth": {"foo": 1}}, "opensloth.foo"),
     ({"opensloth": {"lora_args": {"rank": 1}}}, "opensloth.lora_args.rank"),
+    ({"opensloth": {"lora": {"r": 1}}}, "opensloth.lora"),
     ({"opensloth": {"resources": {"gpu": 1}}}, "opensloth.resources.gpu"),
     ({"opensloth": {"dataset": "file-x"}}, "opensloth.dataset"),
     ({"opensloth": {"training_args": {"num_train_epochs": 2}}, "hyperparameters": {"n_epochs": 3}},

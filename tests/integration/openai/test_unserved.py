@@ -36,6 +36,6 @@ def test_a_base_url_without_or_with_two_v1_is_told_so(base_url: str, key: str) -
 
 
 def test_a_method_that_a_path_does_not_have_is_answered_with_those_that_it_has(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.APIStatusError, match="GET is not served at /v1/chat/completions; POST is") as refused:
+    with pytest.raises(openai.APIStatusError, match="GET is not served at /v1/chat/completions, only POST") as refused:
         client.chat.completions.list()
     assert refused.value.status_code == 405
