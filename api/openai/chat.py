@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +17,9 @@ from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.openai.completions import Answer, ChatCompletionObject, CompletionObject
 from api.openai.errors import OpenAIRoute, openai_error
+from api.streaming.alive import kept_alive
+from api.streaming.gone import unless_gone
+from api.streaming.hub import HEARTBEAT_S
 from api.streaming.response import EndlessResponse
 from opensloth.accounts.callers import Caller
 from opensloth.chat.proxy import EngineLost, answer
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["chat"], dependencies=[Depends(strict_query)], route_class=OpenAIRoute)
 
+STATUS_S = 5.0
+"""What a stream waits for its first words, which decide about the status: until then it can be an error of its own.
+An engine that starts takes longer than some proxies wait for an answer's head, so that an error is a line after it."""
 _TRIES = 3
 """An answer that is not streamed has reached nobody: one that breaks off is made anew."""
 
@@ -84,9 +90,9 @@ async def _respond(
 ) -> Response:
     chunks = _chunks(services, caller, served, ask, made)
     if stream:
-        # The first words decide about the status: until then it can be an error of its own.
-        first = await _unless_gone(request, chunks.__anext__)
-        return EndlessResponse(_stream(first, chunks), "text/event-stream", {"Cache-Control": "no-cache"})
+        first = await _begun(request, chunks)
+        lines = kept_alive(_stream(first, chunks), HEARTBEAT_S)
+        return EndlessResponse(lines, "text/event-stream", {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     await chunks.aclose()
 
     async def whole() -> Answer:
@@ -103,7 +109,22 @@ async def _respond(
                     raise Unavailable(f"the engine was lost: {error}", code="engine_lost") from error
         raise AssertionError
 
-    return JSONResponse((await _unless_gone(request, whole)).whole().model_dump())
+    return JSONResponse((await unless_gone(request, whole)).whole().model_dump())
+
+
+async def _begun(request: Request, chunks: AsyncGenerator[dict[str, Any], None]) -> asyncio.Future[dict[str, Any]]:
+    """The first chunk, or what it will be; raises what is refused at once."""
+    first = asyncio.ensure_future(anext(chunks))
+    try:
+        await unless_gone(request, lambda: asyncio.wait({first}, timeout=STATUS_S))
+        if first.done():
+            first.result()
+    except BaseException:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await chunks.aclose()
+        raise
+    return first
 
 
 async def _chunks(
@@ -116,10 +137,12 @@ async def _chunks(
                 yield chunk
 
 
-async def _stream(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    first: asyncio.Future[dict[str, Any]], rest: AsyncGenerator[dict[str, Any], None]
+) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(rest):
-            yield _line(first)
+            yield _line(await first)
             async for chunk in rest:
                 yield _line(chunk)
         yield b"data: [DONE]\n\n"
@@ -129,27 +152,13 @@ async def _stream(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], No
         yield _line({"error": openai_error(lost)})
     except OpenSlothError as error:
         yield _line({"error": openai_error(error)})
+    except Exception:
+        # The head of the answer is out: what says 500 elsewhere is a line here.
+        log.exception("a streamed answer failed")
+        yield _line(
+            {"error": openai_error(OpenSlothError("the server failed; its log says how", code="internal_error"))}
+        )
 
 
 def _line(chunk: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def _unless_gone(request: Request, work: Callable[[], Any]) -> Any:
-    """What `work` gives; it is cancelled where the client goes away first, and nobody gets what is returned then."""
-    working = asyncio.ensure_future(work())
-    watching = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Unavailable("the client went away", code="client_gone")
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -84,6 +84,24 @@ def test_every_line_of_a_stream_is_a_chunk_and_the_last_one_is_done(client: open
 
 
 @pytest.mark.slow
+def test_a_stream_whose_engine_starts_begins_before_it_and_ends_with_its_error(
+    client: openai.OpenAI, base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.openai.chat.STATUS_S", 0.0)
+    monkeypatch.setattr("api.openai.chat.HEARTBEAT_S", 0.2)
+    body: dict[str, Any] = {"model": "tiny", "messages": HI, "stream": True}
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    with httpx.stream("POST", f"{base_url}/chat/completions", json=body, headers=headers, timeout=60) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[0] == ": keep-alive"
+    assert lines[-1] == "data: [DONE]"
+    long: Any = [{"role": "user", "content": "long"}]
+    with pytest.raises(openai.APIError) as late:
+        list(client.chat.completions.create(model="tiny", messages=long, stream=True))
+    assert late.value.code == "context_length_exceeded"
+
+
+@pytest.mark.slow
 def test_results_and_checkpoints_are_adapters_on_the_engine_of_their_base(
     client: openai.OpenAI, services: Services
 ) -> None:
