@@ -171,7 +171,7 @@ class UploadService:
                 also=lambda *made: self._end(upload_id, named, caller, *made),
             )
         except _Done:
-            pass
+            pass  # its file is the answer
         finally:
             spool.discard()
         with self._db.read() as session:
