@@ -5,7 +5,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("imports", "http_api", "rate_limits", "events", "prepare", "training", "plan", "simulate", "chat")
+ALL = (
+    "imports",
+    "http_api",
+    "rate_limits",
+    "events",
+    "watchers",
+    "prepare",
+    "training",
+    "plan",
+    "claims",
+    "simulate",
+    "chat",
+)
 
 
 def main() -> None:
