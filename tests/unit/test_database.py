@@ -160,10 +160,9 @@ def test_an_error_of_the_database_does_not_say_what_was_written(services: Servic
     assert "whsec_inthelog" not in f"{failed.value} {failed.value.__cause__}"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL has many writers
 def test_an_urgent_write_goes_before_those_that_wait_for_their_turn(services: Services) -> None:
     database = services.database
-    if not database.is_sqlite:
-        pytest.skip("PostgreSQL has many writers")
     over = threading.Event()
 
     def keep_writing() -> None:

@@ -252,11 +252,9 @@ def test_a_log_of_an_object_store_becomes_a_file_and_back(tmp_path: Path) -> Non
         assert len(read_log(Storage(again.storage), key, PART_BYTES, 100)) == 7
 
 
-@BOTH
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.slow
 def test_the_file_of_before_is_kept(box: Services, tmp_path: Path) -> None:
-    if not box.database.is_sqlite:
-        pytest.skip("PostgreSQL keeps a schema, which another test looks at")
     back_up(box, tmp_path / "b")
     later = submit(box)
     done = restore(box.settings, str(tmp_path / "b"), force=True)
