@@ -36,6 +36,8 @@ class Cell:
     tokens: int = 2048
     bits: int = 16
     full: bool = False
+    shard: bool = False
+    """Each rank holds a part of the weights, all of which are trained."""
     checkpointing: bool | str | None = None
     packing: bool = True
     lengths: str = "varied"
@@ -208,6 +210,7 @@ def our_trainer(cell: Cell, world: int) -> Any:
         lora_args=None if cell.full else {"r": 16},  # type: ignore[arg-type]
         sequence_packing=cell.packing and cell.method == "sft",
         filter_overlength_samples=False,
+        shard_weights=cell.shard,
         **({"loss_on": "all"} if cell.method == "sft" else {}),
         **own,
     )

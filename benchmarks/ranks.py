@@ -21,7 +21,7 @@ from benchmarks.support import RESULTS, ROOT, save
 
 SHAPES = Path("/dev/shm/opensloth-shapes")
 METHODS = ("sft", "dpo", "kto", "orpo", "grpo")
-PARTS = ("equality", "unsloth", "scaling", "headline")
+PARTS = ("equality", "unsloth", "scaling", "headline", "shards")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,6 +80,7 @@ def equal_cells(ranks: int, engine: str, methods: Sequence[str]) -> list[Cell]:
     return [
         Cell(
             name=f"{engine} {method}", model=model, engine=engine, method=method, rows=rows.get(method, 2),
+            accumulation=4 // ranks, steps=5,
         )
         for method in methods
     ]  # fmt: skip
@@ -140,6 +141,20 @@ def run_headline(work: Path, deadline: float) -> None:
     wait(waiting, deadline)
 
 
+def run_shards(work: Path, deadline: float) -> None:
+    """All weights: 0.6B in shards on two as whole on one, and the 8B shape, whose states no one device holds."""
+    alone = Cell(
+        name="full sft", model=shape("qwen3-0.6b"), full=True, accumulation=4, steps=5, optim="adamw_torch_fused"
+    )
+    halves = Cell(**{**asdict(alone), "accumulation": 2, "shard": True})
+    large = Cell(
+        name="8b full in shards", model=shape("llama-8b"), full=True, shard=True, rows=1, tokens=4096, lengths="full",
+        packing=False, steps=10, checkpointing=True, optim="adamw_torch_fused",
+    )  # fmt: skip
+    one = start(work, "shards-1", [alone], [0])
+    wait([*one, *start(work, "shards-2", [halves, large], [0, 1])], deadline)
+
+
 def summarize(work: Path) -> None:
     """What came out, with the ratios that were aimed for."""
     import torch
@@ -149,7 +164,7 @@ def summarize(work: Path) -> None:
     result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(0), "gpus": torch.cuda.device_count()}
     result["equality"] = [
         compare(one, two)
-        for kind in ("equal", "unsloth")
+        for kind in ("equal", "unsloth", "shards")
         for one in found.get(f"{kind}-1", [])
         for two in found.get(f"{kind}-2", [])
         if one["name"] == two["name"]

@@ -28,17 +28,19 @@ def gpus() -> list[str]:
 
 
 @pytest.mark.skipif(len(gpus()) < 2, reason="needs two GPUs")
-def test_a_killed_rank_ends_the_job_which_then_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    model = Path("/tmp/opensloth-shapes/qwen3-0.6b")
+@pytest.mark.parametrize("shards", [False, True], ids=["an adapter", "all weights in shards"])
+def test_a_killed_rank_ends_the_job_which_then_goes_on_from_its_checkpoint(shards: bool, tmp_path: Path) -> None:
+    folder = Path("/tmp/opensloth-shapes/qwen3-0.6b")
+    model = {"load_in_4bit": False, "full_finetuning": shards}
     making = "from pathlib import Path; from tests.support.real_shapes import make_model; "
     # In a process of its own: a CUDA context of this one would be a foreign process on the GPU.
-    subprocess.run([sys.executable, "-c", f"{making}make_model('qwen3-0.6b', Path('{model}'))"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", f"{making}make_model('qwen3-0.6b', Path('{folder}'))"], cwd=ROOT, check=True)
     up = Up(tmp_path / "home", free_port(), env={"OPENSLOTH_DEVICES": "auto", "OPENSLOTH_HEARTBEAT_S": "1"})
     try:
         up.wait_for("Ready at", 120)
         found = json.loads((tmp_path / "home" / "credentials.json").read_text())
         with Client(found["base_url"], found["api_key"]) as client:
-            client.models.add("qwen", str(model))
+            client.models.add("qwen", str(folder))
             client.models.wait_ready("qwen")
             job = client.jobs.submit(
                 {
@@ -47,7 +49,8 @@ def test_a_killed_rank_ends_the_job_which_then_goes_on_from_its_checkpoint(tmp_p
                     "opensloth_config": {
                         "training_type": "sft",
                         "engine": "transformers",
-                        "fast_model_args": {"model_name": "qwen", "max_seq_length": 512, "load_in_4bit": False},
+                        "fast_model_args": {"model_name": "qwen", "max_seq_length": 512, **model},
+                        **({"shard_weights": True} if shards else {}),
                     },
                     "training_args": {
                         "max_steps": 60,
