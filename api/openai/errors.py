@@ -91,7 +91,11 @@ def openai_error(error: OpenSlothError) -> dict[str, Any]:
 
 def message_of(error: OpenSlothError) -> str:
     """The whole of an error in one line, for clients that show nothing else."""
-    told = [f"{field.path}: {field.message}" for field in error.fields[:5] if field.message != error.message]
+    told = [
+        f"{field.path}: {field.message}" if field.path else field.message
+        for field in error.fields[:5]
+        if field.message != error.message
+    ]
     if len(error.fields) > 5:
         told.append(f"and {len(error.fields) - 5} more")
     text = error.message

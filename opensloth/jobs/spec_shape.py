@@ -91,7 +91,11 @@ def describe_errors(invalid: ValidationError, body: Any) -> list[FieldError]:
         else:
             message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
             message = choices.get(path, message)
-            found = FieldError(path, f"{message}, not {readable(error['input'])}", _code(kind))
+            if kind in ("too_short", "too_long"):
+                message = message[message.index("should") :].replace(" after validation", "")
+            else:
+                message += f", not {readable(error['input'])}"
+            found = FieldError(path, message, _code(kind))
         by_path.setdefault(path, found)
     return list(by_path.values())[:MAX_ERRORS]
 

@@ -12,6 +12,7 @@ from opensloth.rewards.spec import Row
 
 # No two parts of it can match the same text: templates are read in the API process, where nothing bounds them.
 _PLACE = re.compile(r"\{\{([^{}]{1,256})\}\}")
+_OPEN = re.compile(r"\{\{\s?(?:item|sample)\b")
 _ITEM = re.compile(r"item(?:\.[\w-]+)+")
 _JSON = re.compile(r"sample\.output_json(?:\.[\w-]+)*")
 OUTPUT = "sample.output_text"
@@ -20,6 +21,8 @@ _KNOWN = "{{item.COLUMN}}, {{sample.output_text}}, {{sample.output_json}} and {{
 
 def template_problem(template: str) -> str | None:
     """What is wrong with a template, or None."""
+    if _OPEN.search(_PLACE.sub("", template)):
+        return "a place that begins with `{{` ends with `}}`, both on either side of its name"
     for name in _places(template):
         if name != OUTPUT and not _ITEM.fullmatch(name) and not _JSON.fullmatch(name):
             return f"unknown place {{{{{name}}}}}; known are {_KNOWN}"

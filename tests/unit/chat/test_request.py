@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.openai.errors import message_of
 from opensloth.chat.request import parse_chat, parse_completion
 from opensloth.errors import InvalidInput
 
@@ -60,6 +61,17 @@ def test_what_is_wrong_in_a_completion_is_named(body: dict[str, Any], param: str
     with pytest.raises(InvalidInput) as refused:
         parse_completion({"model": "tiny", **body})
     assert refused.value.fields[0].path == param
+
+
+def test_a_list_of_the_wrong_length_is_told_in_words_for_people() -> None:
+    with pytest.raises(InvalidInput, match=r"^messages: should have at least 1 item, not 0$"):
+        parse_chat({"model": "tiny", "messages": []})
+
+
+def test_a_mistake_of_the_whole_body_is_told_without_an_empty_name() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_chat([])
+    assert message_of(refused.value) == "the body is not valid: the body is a JSON object"
 
 
 def test_a_body_without_a_model_or_that_is_no_object_is_refused() -> None:

@@ -210,6 +210,12 @@ def test_templates_mix_text_the_row_and_the_completion():
     assert score("string_check", "q!", row, input="{{sample.output_text}}?", reference="{{item.x.1}}!?") == 1
 
 
+def test_a_place_that_is_not_closed_is_a_mistake_and_other_braces_are_text():
+    assert "ends with" in str(template_problem("{{sample.output_text"))
+    assert "ends with" in str(template_problem("{{item.x}} and {{ item.y}"))
+    assert template_problem("{{item.x}} in {{ and {} or }}") is None
+
+
 def test_similarity_is_one_for_the_same_text_and_falls_with_differences():
     for measure in MEASURES.values():
         assert measure("the quick brown fox jumps high", "the quick brown fox jumps high") == pytest.approx(1)
