@@ -30,6 +30,7 @@ from opensloth.jobs.states import State
 from opensloth.jobs.transitions import transition
 from opensloth.models.choices import ModelChoice
 from opensloth.models.registry import ModelRegistry
+from opensloth.scheduling.room import INFINITY
 from opensloth.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -283,13 +284,14 @@ def _is_plain(lora: Mapping[str, Any]) -> bool:
 def _free_in(snapshot: Snapshot, job_id: str) -> float | None:
     """Seconds until a device is expected for the engine, where other jobs hold all of them until then.
 
-    Another engine gives way after its turn, and what is being stopped is gone in moments.
+    None where nobody knows how long they take; another engine, whose end is never known, gives way after its turn.
     """
     expected, seen = snapshot.expected[job_id], snapshot.seen
     wait = expected.wait
     # Behind other jobs it is the queue played forward that knows, else the running job that is in its way.
     at, giver = (expected.start, expected.freed_by) if wait.code == "turn" else (wait.at, wait.job_id)
-    passing = {job.job_id for job in seen.running if job.turn_ends is not None or job.stopping}
-    if at is None or giver in passing or wait.code not in _BLOCKED:
+    known = {job.job_id for job in seen.running if job.expected_end is not None and not job.stopping}
+    known |= {job.id for job in snapshot.jobs.values() if job.longest_s < INFINITY}
+    if at is None or (giver is not None and giver not in known) or wait.code not in _BLOCKED:
         return None
     return at - seen.now
