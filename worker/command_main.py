@@ -19,7 +19,7 @@ from typing import NoReturn
 from opensloth.training.records import Records
 from opensloth.training.run_spec import EVENTS_NAME, FILE_NAME
 from opensloth.training.watchdog import EXIT_CODE as EXIT_LOST
-from opensloth.training.watchdog import FD_VARIABLE, MARGIN_S
+from opensloth.training.watchdog import FD_VARIABLE, leave_at
 from worker.command_run import CommandRun
 from worker.descendants import kill_descendants, signal_descendants
 from worker.idleness import Idleness
@@ -117,13 +117,12 @@ class Guard:
         return fail(self._records, f"the command ended with {how}", 128 - code if code < 0 else code)
 
     def _read_heartbeat(self) -> None:
-        received, chunk = time.monotonic(), os.read(self._heartbeat, 4096)
+        chunk = os.read(self._heartbeat, 4096)
         if not chunk:
             self._leave("the worker is gone")
         *lines, self._beats = (self._beats + chunk).split(b"\n")
         if lines:
-            left = float(lines[-1])
-            self._deadline = received + left - min(MARGIN_S, left / 3)
+            self._deadline = leave_at(lines[-1])
 
     def _copy(self) -> None:
         """From the pipe to the log. What still holds the pipe open after the end does not matter any more."""

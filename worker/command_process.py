@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,12 @@ class GuardedCommand(Ranks):
     job_id: str = ""
 
     @classmethod
-    def start(cls, job_id: str, run_dir: Path) -> GuardedCommand:
+    def start(cls, job_id: str, run_dir: Path, lease_until: Callable[[], float]) -> GuardedCommand:
         """Start the guard of the command in `run_dir`; its output goes to `trainer.log`."""
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         made = cls(heartbeats=[write_end], job_id=job_id)
+        made.beat(lease_until())
         kept = {name: os.environ[name] for name in _NAMES if name in os.environ}
         try:
             with (run_dir / "trainer.log").open("ab") as output:

@@ -46,8 +46,12 @@ class Lease(threading.Thread):
 
     def attach(self, ranks: Ranks) -> None:
         """Tell these processes too how long the lease is good for, now and with each renewal."""
-        ranks.beat(max(0.0, self._good_until - time.monotonic()))
+        ranks.beat(self._good_until)
         self._ranks = ranks
+
+    def until(self) -> float:
+        """Until when it is good, by the monotonic clock."""
+        return self._good_until
 
     def let_go(self) -> None:
         """Renew no more; returns when nothing is under way."""
@@ -80,7 +84,7 @@ class Lease(threading.Thread):
             return False
         self._good_until = began + self._settings.lease_s
         if self._ranks is not None:
-            self._ranks.beat(self._good_until - time.monotonic())
+            self._ranks.beat(self._good_until)
         if intent is not None:
             self._on_stop(intent)
         return True

@@ -18,7 +18,7 @@ import psutil
 from opensloth.training.secret_values import secrets_pipe
 from worker.descendants import kill_descendants
 from worker.environment import trainer_environment
-from worker.standby import Standby
+from worker.standby import Standby, beat
 
 START_TOLERANCE_S = 1.0
 """Two readings of a process's start time differ by less than this."""
@@ -46,22 +46,26 @@ class Ranks:
         secrets: Mapping[str, str],
         standbys: Sequence[Standby | None] = (),
         wait: Callable[[], bool] = lambda: True,
+        lease_until: Callable[[], float] | None = None,
     ) -> Ranks:
         """Start `python -m MODULE RUN_DIR` for each rank, or let its standby take its place.
 
         Output goes to `trainer.log`. `secrets` go through a pipe of each rank's own: an environment can be read by
         whoever sees the process. `wait` pauses a moment and says whether to go on, while a standby is waited for.
+        `lease_until` says, by the monotonic clock, until when the lease is good: the ranks have that from the start.
         """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         ranks = cls(heartbeats=[write_end])
+        if lease_until is not None:
+            ranks.beat(lease_until())
         try:
             for rank in range(world_size):
                 group = ranks.processes[0].pid if ranks.processes else 0
                 numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
                 values = trainer_environment(os.environ, **numbers, **environment)
                 standby = standbys[rank] if rank < len(standbys) else None
-                if standby is not None and standby.hand_over(run_dir, values, secrets, group, wait):
+                if standby is not None and standby.hand_over(run_dir, values, secrets, group, wait, lease_until):
                     ranks.processes.append(standby.process)
                     ranks.waited.add(standby.process.pid)
                     ranks.heartbeats.append(standby.heartbeat)
@@ -74,12 +78,11 @@ class Ranks:
             os.close(read_end)
         return ranks
 
-    def beat(self, lease_s: float) -> None:
-        """Tell the ranks that the lease is good for `lease_s` seconds from now."""
+    def beat(self, until: float) -> None:
+        """Tell the ranks until when the lease is good, by the monotonic clock, which all processes of a host share."""
         with self._pipe:
             for heartbeat in self.heartbeats:  # none once they are gone
-                with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                    os.write(heartbeat, f"{lease_s:.3f}\n".encode())
+                beat(heartbeat, until)
 
     def poll(self) -> list[int | None]:
         """The exit status of each rank, None while it runs."""

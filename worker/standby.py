@@ -120,11 +120,12 @@ class Standby:
         secrets: Mapping[str, str],
         group: int,
         wait: Callable[[], bool],
+        lease_until: Callable[[], float] | None = None,
     ) -> bool:
         """Make it a rank in the process group `group` (0: of its own); False if it did not take it, and it is gone.
 
         One that still imports is waited for: it is ahead of a new one. `wait` pauses a moment and says whether to go
-        on.
+        on. It hears of the lease before it begins.
         """
         order = {"run_dir": str(run_dir), "environment": dict(environment), "secrets": dict(secrets), "group": group}
         try:
@@ -133,6 +134,8 @@ class Standby:
             say(self.control, order)
             self._wait_until_taken(wait)
             if self.taken:
+                if lease_until is not None:
+                    beat(self.heartbeat, lease_until())
                 say(self.control, {"go": True})
         except OSError as error:
             log.warning("standby %d cannot be reached: %s", self.process.pid, error)
@@ -187,6 +190,12 @@ class Standby:
                 self._rest += chunk
         *lines, self._rest = self._rest.split(b"\n")
         return [json.loads(line) for line in lines]
+
+
+def beat(heartbeat: int, until: float) -> None:
+    """Tell through the write end of a pipe until when the lease is good, by the monotonic clock."""
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+        os.write(heartbeat, f"@{until:.3f}\n".encode())
 
 
 def _log_of(folder: Path) -> Path:

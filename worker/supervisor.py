@@ -101,6 +101,7 @@ class Supervisor(threading.Thread):
         self._stop_intent: StopIntent | None = None
         self._wake = threading.Event()
         self._ours = True
+        self._stop_once = threading.Lock()
         self._kill_at: float | None = None
         self._save_until = 0.0
         self._first_death: float | None = None
@@ -110,7 +111,20 @@ class Supervisor(threading.Thread):
     def stop(self, intent: StopIntent) -> None:
         """Ask the attempt to stop: a checkpoint, then its end."""
         self._stop_intent = intent
+        if self._ranks is not None and intent is not StopIntent.KILL:
+            self._tell_to_stop(self._ranks)  # from here: the supervisor itself may be waiting for the database
         self._wake.set()
+
+    def _tell_to_stop(self, ranks: Ranks) -> None:
+        """SIGTERM, once, and from then on the time that it has."""
+        with self._stop_once:
+            if self._kill_at is not None:
+                return
+            pump, settings, now = self._pump, self._services.settings, time.monotonic()
+            grace = settings.stop_grace_s + 2 * pump.longest_step_s + 2 * pump.longest_save_s
+            self._kill_at = now + grace
+            self._save_until = now + max(grace, settings.stall_s)
+            ranks.terminate()
 
     def _lose(self) -> None:
         self._ours = False
@@ -176,23 +190,22 @@ class Supervisor(threading.Thread):
     def _spawn(self, run: RunSpec | ExportRun | EvaluationRun | CommandRun | ChatRun) -> Ranks:
         """Start what the attempt runs."""
         if isinstance(run, CommandRun):
-            return GuardedCommand.start(self.job_id, self._run_dir)
-        settings, job = self._services.settings, self._placed.job
+            return GuardedCommand.start(self.job_id, self._run_dir, self._lease.until)
+        settings, job, until = self._services.settings, self._placed.job, self._lease.until
         if isinstance(run, ChatRun):
             environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
             told = chat_secrets(self._services, job, run)
-            return Ranks.spawn(settings.chat_module, self._run_dir, 1, environment, told)
+            return Ranks.spawn(settings.chat_module, self._run_dir, 1, environment, told, lease_until=until)
         secrets = secrets_of(self._services, job, run.model)
         if isinstance(run, ExportRun | EvaluationRun):
             environment = device_environment(self._devices, self._slots, os.cpu_count() or 1)
             module = settings.exporter_module if isinstance(run, ExportRun) else settings.evaluator_module
-            return Ranks.spawn(module, self._run_dir, 1, environment, secrets)
+            return Ranks.spawn(module, self._run_dir, 1, environment, secrets, lease_until=until)
         offline = os.path.isabs(run.model)
         environment = training_environment(settings, self._devices, self._slots, offline=offline)
         with self._standbys.lend(self.job_id, run.engine, self._devices, environment) as standbys:
-            return Ranks.spawn(
-                settings.trainer_module, self._run_dir, run.world_size, environment, secrets, standbys, self._pause
-            )
+            module, size = settings.trainer_module, run.world_size
+            return Ranks.spawn(module, self._run_dir, size, environment, secrets, standbys, self._pause, until)
 
     def _pause(self) -> bool:
         """A moment; whether the attempt is to go on."""
@@ -240,10 +253,7 @@ class Supervisor(threading.Thread):
         if self._stop_intent is StopIntent.KILL:
             ranks.kill()
         elif self._kill_at is None:
-            grace = self._services.settings.stop_grace_s + 2 * self._pump.longest_step_s + 2 * self._pump.longest_save_s
-            self._kill_at = time.monotonic() + grace
-            self._save_until = time.monotonic() + max(grace, self._services.settings.stall_s)
-            ranks.terminate()
+            self._tell_to_stop(ranks)
         elif time.monotonic() > (self._save_until if self._stalls.doing == SAVING else self._kill_at):
             log.warning("%s: the trainer did not stop in time and is killed", self.job_id)
             ranks.kill()

@@ -18,8 +18,8 @@ MARGIN_S = 5.0
 def start_watchdog() -> threading.Thread | None:
     """Watches the pipe whose descriptor OPENSLOTH_HEARTBEAT_FD names; None (run by hand) watches nothing.
 
-    Each line in the pipe is the seconds that are left of the worker's lease. When the pipe ends, or no line has come
-    until 5 seconds (at most a third of the lease) before the lease ends, the process leaves at once.
+    Each line in the pipe says until when the worker has its lease. When the pipe ends, or no line has come until 5
+    seconds (at most a third of what was left) before the lease ends, the process leaves at once.
     """
     number = os.environ.pop(FD_VARIABLE, None)
     if number is None:
@@ -38,14 +38,23 @@ def _watch(descriptor: int) -> None:
         wait = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([descriptor], [], [], wait)[0]:
             _leave("the worker has not renewed its lease")
-        received = time.monotonic()
         chunk = os.read(descriptor, 4096)
         if not chunk:
             _leave("the worker is gone")
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
-            left = float(lines[-1])
-            deadline = received + left - min(MARGIN_S, left / 3)
+            deadline = leave_at(lines[-1])
+
+
+def leave_at(line: bytes) -> float:
+    """When to leave, by the monotonic clock of the host: `@` and the moment at which the lease ends.
+
+    A moment and no span, as the line may have waited in the pipe: a process that has just started, on a busy machine,
+    reads it seconds later. A worker from before an upgrade tells the seconds that are left.
+    """
+    now = time.monotonic()
+    until = float(line[1:]) if line.startswith(b"@") else now + float(line)
+    return until - min(MARGIN_S, max(0.0, until - now) / 3)
 
 
 def _leave(why: str) -> None:

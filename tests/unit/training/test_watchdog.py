@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from opensloth.training.watchdog import leave_at
 from tests.support.up_process import is_gone, wait_until
 
 BUSY = """
@@ -78,11 +79,17 @@ def test_what_it_started_goes_with_it() -> None:
 def test_it_leaves_before_the_lease_ends(trainer) -> None:
     process, writing = trainer
     begin = time.monotonic()
-    os.write(writing, b"1.5\n")
+    os.write(writing, f"@{begin + 1.5:.3f}\n".encode())
     assert process.wait(10) == 75
     assert 0.9 < time.monotonic() - begin < 1.5
     assert b"has not renewed its lease" in process.stderr.read()
     os.close(writing)
+
+
+def test_time_that_a_line_has_waited_in_the_pipe_is_no_longer_good() -> None:
+    for left in (1e6, 30.0, 0.0, -3.0):
+        until = round(time.monotonic() + left, 3)
+        assert until - 5 <= leave_at(f"@{until:.3f}".encode()) <= until + 0.001
 
 
 def test_renewals_keep_it_alive_and_may_come_in_pieces(trainer) -> None:
