@@ -8,6 +8,7 @@ import threading
 import time
 from typing import IO
 
+from opensloth.connections import PATIENCE_S
 from opensloth.devices.health import SILENT
 from opensloth.devices.inventory import discover
 from opensloth.devices.nvml import Nvml
@@ -57,10 +58,11 @@ class Host:
         self._seen_at = time.monotonic()
         """When the database took this host's latest sign of life."""
         self._promises = Promises(services, self._draining)
+        self._rounds = threading.Thread(target=self._loop, name="host", daemon=True)
         self._threads = [
             self._promises,
             threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True),
-            threading.Thread(target=self._loop, name="host", daemon=True),
+            self._rounds,
             Housekeeping(services, self._draining),
             Webhooks(services, self._draining),
         ]
@@ -113,20 +115,24 @@ class Host:
         self._wake.set()
 
     def drain(self) -> None:
-        """Stop every attempt with a checkpoint and wait until all of them are gone; they are queued again."""
+        """Stop every attempt with a checkpoint and wait until all of them are gone; they are queued again.
+
+        Each is told before the database is: while that is away, nothing must wait for it.
+        """
         self._draining.set()
         self._wake.set()
+        supervisors = list(self._supervisors.values())
+        for supervisor in supervisors:
+            supervisor.stop(StopIntent.DRAIN)
         try:
             self._services.devices.set_host_draining(self._id, True)
-        except Unavailable as error:
-            log.warning("placements may still come for a few seconds: %s", error)
-        for supervisor in list(self._supervisors.values()):
-            message = f"the host {self._id} stops"
-            try:
+            for supervisor in supervisors:
+                message = f"the host {self._id} stops"
                 self._attempts.ask_stop(supervisor.job_id, supervisor.attempt, StopIntent.DRAIN, message)
-            except Unavailable as error:
-                log.warning("%s: %s", supervisor.job_id, error)
-            supervisor.stop(StopIntent.DRAIN)
+        except Unavailable as error:
+            log.warning("the database does not hear yet that this host stops: %s", error)
+        if self._rounds.is_alive():
+            self._rounds.join(PATIENCE_S)  # it may be about to take a job up
         for supervisor in list(self._supervisors.values()):
             supervisor.join()
         self._standbys.stop()
@@ -228,6 +234,8 @@ class Host:
             )
             self._supervisors[placed.job.id] = supervisor
             supervisor.start()
+            if self._draining.is_set():
+                supervisor.stop(StopIntent.DRAIN)
 
 
 def _only_one(services: Services) -> IO[str]:

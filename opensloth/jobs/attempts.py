@@ -155,8 +155,9 @@ class AttemptService:
                 .values(lease_until=db_now() + self._settings.lease_s)
                 .returning(JobRow.stop_intent)
             ).one_or_none()
-        if row is None:
-            return False, None
+            if row is None:
+                _was_cut_off(session, job_id, attempt)
+                return False, None
         return True, StopIntent(row[0]) if row[0] else None
 
     def stop_intents(self, host_id: str) -> dict[str, StopIntent]:
@@ -215,12 +216,19 @@ class AttemptService:
     def end(self, job_id: str, attempt: int, end: End) -> State | None:
         """Write how the attempt ended; returns the job's new state, None if the attempt was not ours any more."""
         with self._db.write() as session:
-            return self._end(session, locked(session, job_id), attempt, end)
+            state = self._end(session, locked(session, job_id), attempt, end)
+            if state is None and end.code != LOST:
+                _was_cut_off(session, job_id, attempt)
+            return state
 
     def _end(self, session: Session, row: JobRow | None, attempt: int, end: End) -> State | None:
         if row is None or row.attempt != attempt or row.state not in _LIVE:
             return None
         self._measured(session, row, end)
+        if end.kind == "stopped" and row.state != State.STOPPING:
+            # Its host was told to go while the database was away, and nobody else could ask for the stop.
+            values = {"stop_intent": StopIntent.DRAIN.value}
+            transition(session, self._events, row.id, State.STOPPING, message="its host stops", values=values)
         if end.kind == "succeeded":
             self._succeed(session, row, end)
         elif row.state == State.STOPPING:
@@ -369,6 +377,12 @@ class AttemptService:
     def _forget_newest_checkpoint(session: Session, job_id: str) -> None:
         newest = select(func.max(CheckpointRow.step)).where(CheckpointRow.job_id == job_id).scalar_subquery()
         session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step == newest))
+
+
+def _was_cut_off(session: Session, job_id: str, attempt: int) -> None:
+    """A host that still speaks of an attempt was not taken down: its loss counts against the job no more."""
+    lost = (AttemptRow.job_id == job_id, AttemptRow.attempt == attempt, AttemptRow.outcome == LOST)
+    session.execute(update(AttemptRow).where(*lost).values(outcome="lease_lost"))
 
 
 def _error(why: Reason, end: End, text: str) -> dict[str, Any]:

@@ -102,6 +102,24 @@ def test_a_job_that_ends_while_the_database_is_away_is_told_when_it_is_back(
         assert reasons(services, job_id) == []
 
 
+@BOTH
+def test_a_worker_that_is_told_to_go_while_the_database_is_away_saves_and_queues_its_job(
+    services: Services, outage: Outage, tmp_path: Path
+) -> None:
+    with running_worker(outage.settings, tmp_path) as worker:
+        job_id = submit(services, "steps=100000 step_s=0.02")
+        wait_for(lambda: steps_told(services, job_id) >= 1, timeout=60)
+        outage.begin()
+        assert worker.process is not None
+        worker.process.terminate()
+        wait_for(lambda: not trainers_of(job_id), timeout=60)
+        outage.end()
+        assert worker.process.wait(60) == 0
+        job = services.jobs.get(job_id, ADMIN)
+        assert (job.state, job.reason) == ("queued", "drained")
+        assert services.jobs.checkpoints(job_id, ADMIN)
+
+
 @pytest.mark.slow
 @BOTH
 def test_an_outage_longer_than_a_lease_costs_an_interval_and_no_host_is_taken_for_lost(

@@ -26,6 +26,12 @@ def resumed(services: Services, job_id: str) -> list[int]:
     return [event.data["resumed_step"] for event in events if event.type == "started"]
 
 
+def outcome(services: Services, job_id: str, attempt: int) -> str | None:
+    """How an attempt ended."""
+    with services.database.read() as session:
+        return session.get_one(AttemptRow, (job_id, attempt)).outcome
+
+
 def put_to_sleep(worker: Worker, services: Services, job_id: str) -> None:
     """Stop the worker of a job that has a checkpoint, until its trainer has left by itself."""
     wait_for(lambda: services.jobs.checkpoints(job_id, ADMIN), timeout=60)
@@ -74,7 +80,8 @@ def test_while_a_worker_sleeps_another_host_goes_on_and_what_the_sleeper_says_is
             with running_worker(other, tmp_path / "other"):
                 wait_for(lambda: services.jobs.get(job_id, ADMIN).attempt == 2, timeout=90)
                 sleeper.kill(signal.SIGCONT)
-                wait_for(lambda: "attempt 1 is not ours any more" in sleeper.log.read_text(), timeout=60)
+                wait_for(lambda: "not ours any more" in sleeper.log.read_text(), timeout=60)
+                wait_for(lambda: outcome(services, job_id, 1) == "lease_lost")  # it was not taken down
                 went_on_once(services, job_id)
         finally:
             sleeper.kill(signal.SIGCONT)

@@ -128,6 +128,26 @@ def test_a_job_that_loses_three_hosts_fails(services: Services, attempts: Attemp
     assert (job.state, job.attempt) == ("failed", 3)
 
 
+def test_hosts_that_were_only_cut_off_are_not_put_down_to_the_job(services: Services, attempts: AttemptService) -> None:
+    job_id = place(services, attempts)
+    for number in range(1, 6):
+        assert lose_host(services, attempts, job_id) == "host_lost"
+        if number % 2:
+            assert attempts.renew(job_id, number) == (False, None), "it is back and asks"
+        else:
+            assert attempts.end(job_id, number, End("lost", "lease_lost")) is None, "it is back and tells"
+    assert services.jobs.get(job_id, ADMIN).attempt == 6
+
+
+def test_a_stop_of_the_worker_of_which_the_database_did_not_hear_queues_the_job(
+    services: Services, attempts: AttemptService
+) -> None:
+    job_id = place(services, attempts)
+    assert attempts.end(job_id, 1, End("stopped")) == "queued"
+    job = services.jobs.get(job_id, ADMIN)
+    assert (job.state, job.reason) == ("queued", "drained")
+
+
 def test_a_job_that_had_no_process_there_took_no_host_down(services: Services, attempts: AttemptService) -> None:
     job_id = place(services, attempts)
     args = (services.database, services.events, services.publisher, services.settings)
