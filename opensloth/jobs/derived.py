@@ -117,10 +117,16 @@ class DerivedJobs(ABC, Generic[S]):
     def _source(self, session: Session, source_id: str, caller: Caller) -> JobRow:
         hold_parents(session, [source_id])
         source = found_job(session, source_id, caller)
-        if source.state in TERMINAL and (source.state != State.SUCCEEDED or not (source.result or {}).get("model")):
+        left = source.state not in TERMINAL or (source.state == State.SUCCEEDED and (source.result or {}).get("model"))
+        if not left or not _makes_model(source):
             raise Conflict(
-                f"the job {source_id} left no model that could be {self.done}",
+                f"the job {source_id} leaves no model that could be {self.done}",
                 code="no_result",
-                hint="only a job that succeeded has one",
+                hint="name a training that succeeds, or its export as merged_16bit",
             )
         return source
+
+
+def _makes_model(job: JobRow) -> bool:
+    """Whether a job of this kind leaves a model when it succeeds."""
+    return job.kind == "training" or (job.kind == "export" and job.spec["format"] == "merged_16bit")

@@ -57,6 +57,9 @@ def test_what_cannot_be_exported_is_refused_at_once(admin, services, tmp_path):
     (full / "config.json").write_text("{}")
     source = finished_job(services, full)
     url = f"/v1/jobs/{source}/exports"
+    gguf = admin.post(url, json={"format": "gguf"}).json()["id"]
+    of_gguf = admin.post(f"/v1/jobs/{gguf}/exports", json={"format": "merged_16bit"}).json()
+    assert of_gguf["code"] == "no_result", "it would wait for a model that never comes"
     assert admin.post("/v1/jobs/ftjob-none/exports", json={"format": "gguf"}).status_code == 404
     assert admin.get("/v1/jobs/ftjob-none/exports").status_code == 404
     assert admin.post(url, json={"format": "adapter"}).json()["errors"][0]["path"] == "format"
