@@ -198,5 +198,7 @@ def _in_their_words(error: InvalidInput, model: str, name_of: Callable[[str], st
     if error.error_code != "model_not_found" or [name_of(field.path) for field in error.fields] != ["model"]:
         return renamed(error, name_of)
     why = error.fields[0].message
-    hint = f"an admin can let the name stand for a model that is here: `opensloth models alias {model} MODEL`"
+    own = model.startswith(("ft:", "ftjob-"))
+    alias = f"an admin can let the name stand for a model that is here: `opensloth models alias {model} MODEL`"
+    hint = None if own else alias
     return not_found(f"The model `{model}` does not exist or cannot be trained: {why}", "model", error.error_code, hint)

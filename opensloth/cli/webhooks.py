@@ -59,7 +59,7 @@ def change_webhook(
     enabled: Annotated[bool | None, typer.Option("--enabled/--disabled", help="Whether it is told anything.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Change a webhook; enabling one sends what it has missed in the last three days."""
+    """Change a webhook; once enabled again, what was on its way to it before is sent."""
     given = {"url": url, "event_types": event, "name": name, "enabled": enabled}
     changes = {field: value for field, value in given.items() if value not in (None, [])}
     if not changes:
