@@ -88,6 +88,17 @@ class Hub:
 
         return Path(self._call(repository.kind, f"{path} of the {repository.kind} {repository.id}", download))
 
+    def require_access(self, repository: Repository, path: str) -> None:
+        """Raise HubFailed unless the hub gives a file to this token: what is in this host's cache may be another's."""
+        from huggingface_hub import hf_hub_url
+
+        place = {"repo_type": repository.kind, "revision": repository.commit, "endpoint": self._api.endpoint}
+        url, token = hf_hub_url(repository.id, path, **place), self._token or False
+        what = f"{path} of the {repository.kind} {repository.id}"
+        self._call(
+            repository.kind, what, lambda: self._api.get_hf_file_metadata(url=url, token=token, timeout=_TIMEOUT_S)
+        )
+
     def _call(self, kind: Kind, what: str, call: Callable[[], T]) -> T:
         for pause in (*_PAUSES_S, None):
             try:

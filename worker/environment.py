@@ -34,6 +34,7 @@ def trainer_environment(parent: Mapping[str, str], **extra: str) -> dict[str, st
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # a token that lies in HF_HOME is the host's, not a job's
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "WANDB_DISABLED": "true",

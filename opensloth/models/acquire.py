@@ -90,6 +90,8 @@ def fetch_model(name: str, token: str | None, folder: Path | None) -> Path:
     names = [file for file in repository.files if "/" not in file and any(fnmatch(file, kept) for kept in KEPT)]
     if "config.json" not in names:
         raise HubFailed(f"{name} has no config.json: it is not a model in the transformers layout", code="model_error")
+    if folder is None:
+        hub.require_access(repository, "config.json")
     paths = [hub.fetch(repository, file, folder) for file in sorted(names)]
     return paths[0].parent
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from opensloth.errors import InvalidInput
+from opensloth.hub import HubFailed
+from opensloth.models.acquire import fetch_model
 from opensloth.models.imports import claim_import, run_import
 from opensloth.models.views import ModelView
 from opensloth.services import Services
@@ -71,6 +73,19 @@ def test_a_gated_model_is_fetched_with_the_token_of_a_secret(
         assert "is gated" in str(refused.error)
         assert "hf_wrong" not in str(refused.error)
     assert register(services, tmp_path, "org/tiny", "hf").status == "ready"
+
+
+def test_what_lies_in_the_hosts_cache_is_for_those_alone_whom_the_hub_gives_it(
+    services: Services, hub: FakeHub, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.publish("models/org/tiny", files, gated=True)
+    folder = fetch_model("org/tiny", TOKEN, None)
+    assert (folder / "config.json").exists()
+    assert fetch_model("org/tiny", TOKEN, None) == folder
+    for token in (None, "hf_wrong"):
+        with pytest.raises(HubFailed, match="is gated"):
+            fetch_model("org/tiny", token, None)
 
 
 @pytest.mark.parametrize(
