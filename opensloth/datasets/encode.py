@@ -6,6 +6,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +58,7 @@ def encode_sft(rows: Sequence[Row], tokenizer: Any, loss_on: str | None) -> list
     "completion" for prompt and completion, "assistant" for messages and "all" for text. Raises ValueError for a row
     of no such form, or one where `loss_on` has no meaning.
     """
-    encoded: list[Encoded | None] = [_as_given(row) for row in rows]
+    encoded: list[Encoded | None] = [_as_given(row, tokenizer) for row in rows]
     rendered = {i: render_sft(rows[i], tokenizer, loss_on) for i, done in enumerate(encoded) if done is None}
     for special in (False, True):
         chosen = {i: text for i, text in rendered.items() if text.special is special}
@@ -198,7 +199,7 @@ def _with_end(text: str, tokenizer: Any) -> str:
     return text if end is None or text.endswith(end) else text + end
 
 
-def _as_given(row: Row) -> Encoded | None:
+def _as_given(row: Row, tokenizer: Any) -> Encoded | None:
     """A row that is tokenized already; its padding (attention mask 0) is taken out."""
     ids = row.get("input_ids")
     if ids is None:
@@ -211,7 +212,16 @@ def _as_given(row: Row) -> Encoded | None:
     if mask is not None:
         kept = [i for i, seen in enumerate(mask) if seen]
         ids, labels = [ids[i] for i in kept], [labels[i] for i in kept]
+    largest = max((*ids, *labels), default=0)
+    known = _largest_id(tokenizer.backend_tokenizer if tokenizer.is_fast else tokenizer)
+    if largest > known:  # a GPU that is asked for it fails until its process ends
+        raise ValueError(f"there is no token {largest}; the last one of this model's tokenizer is {known}")
     return Encoded(list(ids), [IGNORE, *labels[1:]])
+
+
+@lru_cache(maxsize=4)
+def _largest_id(tokenizer: Any) -> int:
+    return int(max(tokenizer.get_vocab().values()))
 
 
 def _tokenize(rendered: list[Rendered], tokenizer: Any, special: bool) -> list[Encoded]:

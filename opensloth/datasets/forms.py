@@ -12,6 +12,7 @@ from opensloth.datasets.messages import Problem, answer, kind, open_conversation
 from opensloth.errors import FieldError, InvalidInput
 
 Row = Mapping[str, Any]
+LARGEST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def check_input_ids(row: Row) -> Problem | None:
         return Problem("input_ids", "`input_ids` must be a list of token ids (whole numbers), not empty")
     if min(ids) < 0:
         return Problem("input_ids", "`input_ids` has a negative token id")
+    if max(ids) > LARGEST_ID:
+        return Problem("input_ids", f"`input_ids` has a token id above {LARGEST_ID:,}, which no tokenizer has")
     for column, least in (("labels", -100), ("attention_mask", 0)):
         values = row.get(column)
         if values is None:
@@ -59,6 +62,8 @@ def check_input_ids(row: Row) -> Problem | None:
             return Problem(column, f"`{column}` must be a list of {len(ids)} whole numbers, as long as `input_ids`")
         if min(values) < least:
             return Problem(column, f"`{column}` has a value below {least}")
+        if max(values) > LARGEST_ID:
+            return Problem(column, f"`{column}` has a value above {LARGEST_ID:,}")
     labels = row.get("labels")
     if labels is not None and max(labels) < 0:
         return Problem("labels", "every label is -100, so that nothing of this row is trained on; remove the row")

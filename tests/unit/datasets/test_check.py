@@ -92,6 +92,8 @@ def test_each_form_is_recognised_and_serves_its_method(tmp_path, row, form, meth
         ({"input_ids": [1, "2"]}, "sft", "input_ids", "whole numbers"),
         ({"input_ids": [1, True]}, "sft", "input_ids", "whole numbers"),
         ({"input_ids": [1, -2]}, "sft", "input_ids", "negative"),
+        ({"input_ids": [1, 10**400]}, "sft", "input_ids", "no tokenizer"),
+        ({"input_ids": [1, 2], "labels": [1, 2**31]}, "sft", "labels", "above"),
         ({"input_ids": [1, 2], "labels": [1]}, "sft", "labels", "2 whole numbers"),
         ({"input_ids": [1, 2], "labels": [-100, -100]}, "sft", "labels", "nothing of this row"),
         ({**DPO, "chosen": ""}, "dpo", "chosen", "empty"),

@@ -159,6 +159,12 @@ def test_rows_that_are_tokenized_stay_as_they_are_without_their_padding() -> Non
     assert encoded.labels == [IGNORE, 6]
 
 
+@pytest.mark.parametrize("row", [{"input_ids": [5, 90_000]}, {"input_ids": [5, 6], "labels": [5, 90_000]}])
+def test_a_token_that_the_tokenizer_does_not_have_is_refused(row):
+    with pytest.raises(ValueError, match="there is no token 90000; the last one"):
+        encode_sft([row], make_tokenizer(), None)
+
+
 def test_rows_of_different_forms_keep_their_order() -> None:
     rows = [{"text": "a"}, {"input_ids": [1, 2]}, {"messages": CONVERSATION}, {"prompt": "p", "completion": "c"}]
     tokenizer = make_tokenizer()
