@@ -14,6 +14,8 @@ from opensloth.errors import FieldError, InvalidInput, TooLarge
 
 MAX_BODY_BYTES = 2**20
 MAX_DEPTH = 32
+LARGEST = 2**1023
+"""A whole number beyond it is no float, and code that makes one of it fails."""
 BODY_S = 60.0
 """How long a body may take to arrive."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -69,12 +71,15 @@ def parsed(model: type[ModelT], value: Any) -> ModelT:
 
 
 def check_value(value: Any) -> None:
-    """Raise Malformed for nesting beyond all use and for characters that no database stores."""
+    """Raise Malformed for nesting and numbers beyond all use and for characters that no database stores."""
     pending: list[tuple[Any, str, int]] = [(value, "", 1)]
     while pending:
         item, path, depth = pending.pop()
         if isinstance(item, str):
             _check_text(item, path)
+        elif isinstance(item, int) and not -LARGEST < item < LARGEST:
+            message = "is a number of hundreds of digits"
+            raise Malformed("the body has a number that is too large", fields=[FieldError(path, message)])
         elif isinstance(item, dict | list):
             if depth > MAX_DEPTH:
                 raise Malformed(f"the body is nested more than {MAX_DEPTH} levels deep")

@@ -138,6 +138,7 @@ BODIES = {
     "lists without end": b"[" * DEEP + b"]" * DEEP,
     "objects without end": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "a number of many digits": b'{"name": ' + b"9" * 100_000 + b"}",
+    "a whole number beyond all floats": b'{"temperature": ' + b"9" * 400 + b', "messages": [], "model": "x"}',
     "a number beyond all floats": b'{"seed": 1e999999, "priority": 1e400}',
     "numbers that are none": b'{"seed": NaN, "priority": Infinity, "name": -Infinity}',
     "no UTF-8": b'{"name": "\xff\xfe"}',
