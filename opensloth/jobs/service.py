@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import String, cast, select, tuple_
+from sqlalchemy import ColumnElement, String, cast, select, tuple_
 from sqlalchemy.orm import Session
 
 from opensloth.accounts.callers import Caller, visible_to
@@ -125,7 +125,7 @@ class JobService:
         over = [state.value for state in TERMINAL]
         keys = select(IdempotencyRow.job_id).where(IdempotencyRow.owner == caller.owner)
         if client is None:
-            mine = JobRow.id.not_in(keys)
+            mine: ColumnElement[bool] = JobRow.id.not_in(keys)
         else:
             own = keys.where(IdempotencyRow.key.startswith(_of_client(client), autoescape=True))
             mine = JobRow.id.in_(own) | JobRow.id.in_([job_id for job_id, surely in known.items() if not surely])
