@@ -6,7 +6,8 @@ import logging
 import time
 
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.reasons import REASONS
 from opensloth.storage import StorageCorrupt
 

@@ -13,7 +13,8 @@ from opensloth.devices.health import SILENT
 from opensloth.devices.inventory import discover
 from opensloth.devices.nvml import Nvml
 from opensloth.errors import OpenSlothError, Unavailable
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.states import StopIntent
 from opensloth.schema import require_schema

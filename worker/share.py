@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from opensloth.devices.inventory import FoundDevice
-from opensloth.jobs.attempts import End, Placed
+from opensloth.jobs.attempts import Placed
+from opensloth.jobs.endings import End
 from opensloth.jobs.spec import load_job_spec
 from opensloth.training.memory import CONTEXT_BYTES
 from worker.device_watch import DeviceWatch, Holding

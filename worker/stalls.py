@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from opensloth.events.records import Record
-from opensloth.jobs.attempts import End
+from opensloth.jobs.endings import End
 from opensloth.training.pulse import STEPS, read_pulse
 from opensloth.training.stacks import SIGNAL, stacks_path
 from worker.processes import Ranks

@@ -15,7 +15,8 @@ from typing import Any
 from opensloth.chat.engine.spec import ChatRun
 from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import OpenSlothError, Unavailable
-from opensloth.jobs.attempts import AttemptService, End, Placed
+from opensloth.jobs.attempts import AttemptService, Placed
+from opensloth.jobs.endings import End
 from opensloth.jobs.results_file import ResultsFile, store_results
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services

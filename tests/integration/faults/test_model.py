@@ -25,7 +25,8 @@ from opensloth.devices.inventory import FoundDevice
 from opensloth.devices.rows import DeviceLeaseRow
 from opensloth.errors import Conflict
 from opensloth.events.rows import EventCounterRow, EventRow
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.rows import AttemptRow, CheckpointRow, DependencyRow, IdempotencyRow, JobRow
 from opensloth.jobs.states import LIVE, TERMINAL, TRANSITIONS, StopIntent

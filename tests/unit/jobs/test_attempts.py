@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import update
 
 from opensloth.errors import IdempotencyMismatch
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.states import StopIntent

@@ -11,7 +11,8 @@ from sqlalchemy import select, update
 
 from opensloth.accounts.keys import Caller
 from opensloth.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.ordering import Place
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.rows import JobRow

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import update
 
 from opensloth.devices.rows import ShapeRow
-from opensloth.jobs.attempts import AttemptService, End
+from opensloth.jobs.attempts import AttemptService
+from opensloth.jobs.endings import End
 from opensloth.jobs.planning import plan_round
 from opensloth.jobs.rows import AttemptRow, JobRow
 from opensloth.services import Services

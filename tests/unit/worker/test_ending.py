@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
-from opensloth.jobs.attempts import End
+from opensloth.jobs.endings import End
 from opensloth.jobs.reasons import reason
 from opensloth.storage import StorageCorrupt
 from worker import ending
