@@ -175,11 +175,6 @@ class Settings(BaseSettings):
         """Where the key for secrets is kept on this machine, for its owner alone."""
         return self.home.expanduser() / "secret.key"
 
-    @property
-    def credentials_file(self) -> Path:
-        """Where the first start writes the admin key."""
-        return self.home.expanduser() / "credentials.json"
-
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:

@@ -83,11 +83,6 @@ TRANSITIONS: dict[tuple[State, State], str] = {
 """Every allowed transition and when it happens; what is not here is refused."""
 
 
-def sources_of(target: State) -> frozenset[State]:
-    """The states from which `target` may be entered."""
-    return frozenset(source for source, to in TRANSITIONS if to is target)
-
-
 def is_allowed(source: State, target: State) -> bool:
     """Whether a job may go from `source` to `target`."""
     return (source, target) in TRANSITIONS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from opensloth.scheduling.types import Account, QueuedJob, Running, Usage, Wait
@@ -87,10 +87,3 @@ def next_month(now: float) -> float:
 
 def _limited(account: Account) -> bool:
     return account.max_devices is not None or account.device_s_left is not None
-
-
-def ever_allowed(job: QueuedJob, usage: Usage) -> bool:
-    """Whether the limits of its user and team could hold the job at all; refuse it at submission if not."""
-    accounts: list[tuple[Mapping[str, Account], str]] = [(usage.users, job.owner), (usage.teams, job.team)]
-    limits = [names[name].max_devices for names, name in accounts if name in names]
-    return all(limit is None or job.devices <= limit for limit in limits)

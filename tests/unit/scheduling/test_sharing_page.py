@@ -11,10 +11,10 @@ import pytest
 from opensloth.scheduling.forecast import expected_starts
 from opensloth.scheduling.planner import plan
 from opensloth.scheduling.replay import Replay, Task
-from opensloth.scheduling.timeline import timeline
 from opensloth.scheduling.traces import TraceJob, box
 from opensloth.scheduling.types import Account, Rules, Usage
 from opensloth.scheduling.words import in_words
+from tests.support.timeline import timeline
 
 PAGE = Path(__file__).parents[3] / "docs" / "sharing.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -8,13 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensloth.scheduling.planner import plan
-from opensloth.scheduling.quotas import ever_allowed
 from opensloth.scheduling.replay import Replay, Task
 from opensloth.scheduling.traces import box
-from opensloth.scheduling.types import QueuedJob, Rules
+from opensloth.scheduling.types import QueuedJob, Rules, Usage
 from tests.support.worlds import holdable, random_world
 
 HOUR = 3600.0
+
+
+def ever_allowed(job: QueuedJob, usage: Usage) -> bool:
+    """Whether the limits of its user and team could hold the job at all; a submission is refused if not."""
+    accounts = [(usage.users, job.owner), (usage.teams, job.team)]
+    limits = [names[name].max_devices for names, name in accounts if name in names]
+    return all(limit is None or job.devices <= limit for limit in limits)
 
 
 @settings(max_examples=400, deadline=None)
