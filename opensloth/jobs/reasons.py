@@ -93,7 +93,11 @@ _ALL = [
     ),
     Reason("internal_error", "the trainer failed", "the log's last lines say where"),
     Reason("trainer_killed", "the trainer process was killed", "look at the host's memory and its log", retryable=True),
-    Reason("worker_killed", "the job took its worker down", "look at the host's log"),
+    Reason(
+        "worker_killed",
+        "the job took its worker down",
+        "look at the host's log; if it was not the job that ended the worker, `opensloth retry` starts it again",
+    ),
     Reason(
         "host_lost",
         "the host stopped answering",
