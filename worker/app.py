@@ -43,6 +43,8 @@ def look() -> None:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _setup_logging(**_: Any) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It tells every address at INFO, also those to which the hub sends a download on, whose signatures open the file.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import threading
+import zipfile
 from functools import partial
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from api.main import create_app
 from opensloth.backup.make import make_backup
 from opensloth.backup.restore import restore
 from opensloth.services import Services
@@ -55,6 +60,7 @@ def test_jobs_go_on_in_the_box_and_in_the_one_made_from_its_backup(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
     patient = settings.model_copy(update={"lease_s": 10.0, "lease_renew_s": 2.0})
+    key = services.keys.create("admin", "admin")[1]
     with running_worker(patient, tmp_path):
         running = [submit(services, RUNNING) for _ in range(2)]
         for job_id in running:
@@ -99,4 +105,20 @@ def test_jobs_go_on_in_the_box_and_in_the_one_made_from_its_backup(
             assert [event.attempt for event in started] == [1, 2]
             assert started[1].data["resumed_step"] >= max(point.step for point in before[job_id])
             assert trainers_of(job_id) == []
+        gives_what_it_made(second, key, running[0])
         there.database.engine.dispose()
+
+
+def gives_what_it_made(box: Settings, key: str, job_id: str) -> None:
+    """Over HTTP, to a key of before: the dataset of the job, its log and its result, each file as its hash says."""
+    with TestClient(create_app(box), headers={"Authorization": f"Bearer {key}"}) as client:
+        job = client.get(f"/v1/jobs/{job_id}").json()
+        assert client.get(f"/v1/files/{job['dataset_id']}/content").status_code == 200
+        assert client.get(f"/v1/jobs/{job_id}/logs").status_code == 200
+        files = client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+        assert files
+        whole = client.get(f"/v1/jobs/{job_id}/artifacts/all.zip").raise_for_status()
+        with zipfile.ZipFile(io.BytesIO(whole.content)) as packed:
+            for file in files:
+                content = packed.read(f"{job_id}/{file['name']}")
+                assert hashlib.sha256(content).hexdigest() == file["sha256"]
