@@ -14,7 +14,7 @@ from api.bodies import body_of
 from api.body import JsonBody
 from api.dependencies import CallerDep, ServicesDep, strict_query
 from api.openai import retries
-from api.openai.common import After, Limit, page
+from api.openai.common import After, Limit
 from api.openai.errors import OpenAIRoute, not_found, renamed
 from api.openai.request import CreateJob, read_request
 from api.openai.shapes import FineTuningJob, FineTuningJobCheckpoint, FineTuningJobEvent
@@ -85,7 +85,7 @@ def list_jobs(
     jobs, more = services.jobs.list(
         caller, metadata=pairs, without_metadata=none, kind="training", limit=limit, after=after
     )
-    return page([job_of(job) for job in jobs], more)
+    return Page.of([job_of(job) for job in jobs], more)
 
 
 @router.get("/{job_id}")
@@ -121,7 +121,7 @@ def list_events(
     _found(services, job_id, caller)
     before = None if after is None else seq_of(after, job_id)
     events = services.events.list(job_id, limit=limit + 1, newest_first=True, before=before)
-    return page([event_of(event) for event in events[:limit]], len(events) > limit)
+    return Page.of([event_of(event) for event in events[:limit]], len(events) > limit)
 
 
 @router.get("/{job_id}/checkpoints")
@@ -137,7 +137,7 @@ def list_checkpoints(
             message = f"the job has no checkpoint {after!r}"
             raise InvalidInput("the page cannot be found", fields=[FieldError("after", message, "invalid_value")])
         found = found[places[0] + 1 :]
-    return page([checkpoint_of(checkpoint, result) for checkpoint in found[:limit]], len(found) > limit)
+    return Page.of([checkpoint_of(checkpoint, result) for checkpoint in found[:limit]], len(found) > limit)
 
 
 def _found(services: Services, job_id: str, caller: Caller) -> JobView:

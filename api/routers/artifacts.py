@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["jobs"], dependen
 def list_artifacts(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[Artifact]:
     """The files of the job's result; none before it has succeeded."""
     found = _stored(services, job_id, caller)
-    return Page(data=found, first_id=found[0].name if found else None, last_id=found[-1].name if found else None)
+    return Page.of(found, key="name")
 
 
 @router.head("/all.zip", include_in_schema=False)

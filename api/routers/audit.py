@@ -59,5 +59,4 @@ def list_audit(
 ) -> Page[AuditEntry]:
     """The log, newest first: all of it for an admin, what one did oneself for others."""
     rows, more = services.audit.list(caller, actor=actor, action=action, object_id=object_id, limit=limit, after=after)
-    first, last = (str(rows[0].id), str(rows[-1].id)) if rows else (None, None)
-    return Page(data=[AuditEntry.of(row) for row in rows], has_more=more, first_id=first, last_id=last)
+    return Page.of([AuditEntry.of(row) for row in rows], more)

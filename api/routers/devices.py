@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"], dependencies=[Depends
 def list_devices(services: ServicesDep, caller: CallerDep) -> Page[DeviceView]:
     """Every GPU and CPU slot: what runs on it, its memory and its health. Jobs of other teams have no name."""
     found = services.device_views.all(caller)
-    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)
+    return Page.of(found)
 
 
 @router.get("/{device_id}")

@@ -70,7 +70,7 @@ def evaluate_job(
 def list_evaluations(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[EvaluationView]:
     """The newest 100 evaluations of the job, each with what it found."""
     found = services.evaluations.list(job_id, caller)
-    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)
+    return Page.of(found)
 
 
 @router.get("/{evaluation_id}")

@@ -35,4 +35,4 @@ def export_job(
 def list_exports(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[JobView]:
     """The newest 100 exports of the job."""
     found = services.exports.jobs_of(job_id, caller)
-    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)
+    return Page.of(found)

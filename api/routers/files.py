@@ -120,9 +120,7 @@ def list_files(
 ) -> Page[FileView]:
     """Files, newest first."""
     files, more = services.files.list(caller, limit=limit, after=after, purpose=purpose, order=order)
-    return Page(
-        data=files, has_more=more, first_id=files[0].id if files else None, last_id=files[-1].id if files else None
-    )
+    return Page.of(files, more)
 
 
 @router.get("/{file_id}")

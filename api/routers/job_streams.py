@@ -112,13 +112,11 @@ async def get_logs(
 def get_checkpoints(job_id: str, services: ServicesDep, caller: CallerDep) -> Page[CheckpointView]:
     """The complete checkpoints of a job, newest first."""
     found = services.jobs.checkpoints(job_id, caller)
-    return Page(data=found, first_id=found[0].id if found else None, last_id=found[-1].id if found else None)
+    return Page.of(found)
 
 
 def _page(events: list[EventView], limit: int) -> Page[EventView]:
-    shown = events[:limit]
-    first, last = (str(shown[0].seq), str(shown[-1].seq)) if shown else (None, None)
-    return Page(data=shown, has_more=len(events) > limit, first_id=first, last_id=last)
+    return Page.of(events[:limit], len(events) > limit, key="seq")
 
 
 def _seq(last_event_id: str) -> int:

@@ -53,7 +53,7 @@ def list_jobs(
     states = [name for entry in state or [] for name in entry.split(",")]
     pairs = metadata_filter(request)
     jobs, more = services.jobs.list(caller, states=states, owner=owner, metadata=pairs, limit=limit, after=after)
-    return Page(data=jobs, has_more=more, first_id=jobs[0].id if jobs else None, last_id=jobs[-1].id if jobs else None)
+    return Page.of(jobs, more)
 
 
 @router.get("/{job_id}")

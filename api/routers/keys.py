@@ -102,11 +102,7 @@ class KeyView(BaseModel):
 def list_keys(services: ServicesDep, caller: CallerDep) -> Page[KeyView]:
     """All keys for an admin, one's own for others; newest first."""
     rows = services.keys.list(caller)
-    return Page(
-        data=[KeyView.of(row) for row in rows],
-        first_id=rows[0].id if rows else None,
-        last_id=rows[-1].id if rows else None,
-    )
+    return Page.of([KeyView.of(row) for row in rows])
 
 
 @router.post(

@@ -61,9 +61,7 @@ class ModelDeleted(BaseModel):
 def list_models(services: ServicesDep, caller: CallerDep, limit: Limit = MOST, after: After = None) -> Page[ModelView]:
     """Base models and results, newest first; all of them unless `limit` says fewer, as OpenAI's clients ask once."""
     models, more = services.models.list(caller, limit, after)
-    return Page(
-        data=models, has_more=more, first_id=models[0].id if models else None, last_id=models[-1].id if models else None
-    )
+    return Page.of(models, more)
 
 
 @router.post(

@@ -50,9 +50,7 @@ def pull_dataset(body: JsonBody, services: ServicesDep, caller: CallerDep) -> Pu
 def list_pulls(services: ServicesDep, caller: CallerDep, limit: Limit = 20, after: After = None) -> Page[PullView]:
     """What your team had fetched, newest first."""
     pulls, more = services.pulls.list(caller, limit, after)
-    return Page(
-        data=pulls, has_more=more, first_id=pulls[0].id if pulls else None, last_id=pulls[-1].id if pulls else None
-    )
+    return Page.of(pulls, more)
 
 
 @router.get("/{pull_id}")

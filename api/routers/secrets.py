@@ -58,11 +58,7 @@ class SecretDeleted(BaseModel):
 def list_secrets(services: ServicesDep, caller: CallerDep) -> Page[SecretView]:
     """The names of one's own secrets and of the team's."""
     rows = services.secrets.list(caller)
-    return Page(
-        data=[SecretView.of(row) for row in rows],
-        first_id=rows[0].name if rows else None,
-        last_id=rows[-1].name if rows else None,
-    )
+    return Page.of([SecretView.of(row) for row in rows], key="name")
 
 
 @router.post(

@@ -45,8 +45,7 @@ class TeamView(Limits):
 def list_teams(services: ServicesDep, caller: CallerDep) -> Page[TeamView]:
     """All teams for an admin, one's own for others; by name."""
     rows = services.teams.list(caller)
-    first, last = (rows[0].name, rows[-1].name) if rows else (None, None)
-    return Page(data=[TeamView.of(row) for row in rows], first_id=first, last_id=last)
+    return Page.of([TeamView.of(row) for row in rows], key="name")
 
 
 @router.post(

@@ -83,8 +83,7 @@ def list_users(
 ) -> Page[UserView]:
     """All users for an admin, those of one's own team for others; by name."""
     rows = services.users.list(caller, team)
-    first, last = (rows[0].name, rows[-1].name) if rows else (None, None)
-    return Page(data=[UserView.of(row, caller) for row in rows], first_id=first, last_id=last)
+    return Page.of([UserView.of(row, caller) for row in rows], key="name")
 
 
 @router.post(

@@ -194,8 +194,7 @@ def list_webhooks(
 ) -> Page[WebhookView]:
     """The webhooks of one's team, for an admin all, newest first."""
     rows, more = services.webhooks.list(caller, limit=limit, after=after)
-    first, last = (rows[0].id, rows[-1].id) if rows else (None, None)
-    return Page(data=[WebhookView.of(row) for row in rows], has_more=more, first_id=first, last_id=last)
+    return Page.of([WebhookView.of(row) for row in rows], more)
 
 
 def get_webhook(webhook_id: str, services: ServicesDep, caller: CallerDep) -> WebhookView:
@@ -242,8 +241,7 @@ def list_deliveries(
 ) -> Page[DeliveryView]:
     """What was sent to a webhook in the last 30 days and what is still to be sent, newest first."""
     rows, more = services.webhooks.deliveries(webhook_id, caller, limit=limit, after=after, status=status)
-    first, last = (rows[0].id, rows[-1].id) if rows else (None, None)
-    return Page(data=[DeliveryView.of(row) for row in rows], has_more=more, first_id=first, last_id=last)
+    return Page.of([DeliveryView.of(row) for row in rows], more)
 
 
 def list_event_types(caller: CallerDep) -> EventTypeList:

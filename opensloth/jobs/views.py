@@ -24,6 +24,12 @@ class Page(BaseModel, Generic[T]):
     first_id: str | None = None
     last_id: str | None = None
 
+    @classmethod
+    def of(cls, data: Sequence[T], has_more: bool = False, key: str = "id") -> Page[T]:
+        """The page with these entries, whose field `key` a client passes as `after`."""
+        first, last = (str(getattr(data[0], key)), str(getattr(data[-1], key))) if data else (None, None)
+        return cls(data=list(data), has_more=has_more, first_id=first, last_id=last)
+
 
 class Progress(BaseModel):
     """How far a job is; `eta_s` in seconds, `percent` from 0 to 100, `tokens` trained so far."""
