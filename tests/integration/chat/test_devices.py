@@ -14,7 +14,8 @@ from opensloth.jobs.views import JobView
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.integration.chat.conftest import HI
-from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
+from tests.support.http_server import serve
+from tests.support.jobs import ADMIN, add_model, submit, wait_for, wait_for_state
 from tests.support.workers import Worker, running_worker
 
 
@@ -87,6 +88,30 @@ def test_an_idle_engine_ends_by_itself(client: openai.OpenAI, services: Services
     assert ended.result is not None
     assert ended.result.model is None
     assert client.chat.completions.create(model="tiny", messages=HI).choices[0].finish_reason == "stop"
+
+
+@pytest.mark.slow
+def test_an_engine_keeps_its_device_from_another_models_for_its_turn_and_gives_it_up_after_that(
+    client: openai.OpenAI, services: Services, settings: Settings, tmp_path: Path
+) -> None:
+    add_model(services, "other")
+
+    def ask(url: str, model: str) -> str | None:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=client.api_key, max_retries=0, timeout=240) as one:
+            return one.chat.completions.create(model=model, messages=HI).choices[0].message.content
+
+    with (
+        running_worker(settings.model_copy(update={"chat_turn_s": 3600.0}), tmp_path),
+        serve(settings.model_copy(update={"chat_wait_s": 3.0})) as url,
+    ):
+        client.chat.completions.create(model="tiny", messages=HI)
+        with pytest.raises(openai.InternalServerError, match="no device is free for other"):
+            ask(url, "other")
+        (engine,) = engines(services)
+        assert (engine.state, engine.spec["model"]) == ("running", "tiny")
+    wait_for(lambda: not [engine for engine in engines(services) if engine.state in ("running", "stopping")], 60)
+    with running_worker(settings.model_copy(update={"chat_turn_s": 0.0}), tmp_path), serve(settings) as url:
+        assert [ask(url, model) for model in ("tiny", "other", "tiny")] == ["[base] w1 w2"] * 3
 
 
 @pytest.mark.slow
