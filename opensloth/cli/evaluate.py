@@ -12,7 +12,7 @@ from opensloth.cli import exit_codes
 from opensloth.cli.jobs import Reference
 from opensloth.cli.output import Json, print_json, say
 from opensloth.cli.references import job_id
-from opensloth.cli.submit import follow_if, tell_submitted, telling_mistakes
+from opensloth.cli.submit import follow_if, names_local_file, tell_submitted, telling_mistakes, upload_with_bar
 from opensloth.cli.watching import tell_outcome
 from opensloth.client import Client
 
@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     judge: Annotated[str | None, typer.Option(help="graders or preferences; by the job's method if not given.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="The file with the rows; what the job kept, if not given.")
+        str | None, typer.Option(help="The rows: a file here, or the id of one; what the job kept, if not given.")
     ] = None,
     rows: Annotated[int | None, typer.Option(help="At most so many rows; 200 if not given.")] = None,
     max_completion_tokens: Annotated[int | None, typer.Option(help="Longest answer; 256 if not given.")] = None,
@@ -44,6 +44,8 @@ def evaluate(
     }
     with Client() as client:
         source = job_id(client, job)
+        if dataset is not None and names_local_file(dataset, Path()):
+            given["dataset"] = _uploaded(client, Path(dataset).expanduser(), as_json)
         with telling_mistakes(as_json):
             made = client.jobs.evaluate(source, {name: value for name, value in given.items() if value is not None})
         made = follow_if(wait, client, made, as_json)
@@ -57,6 +59,12 @@ def evaluate(
         tell_outcome(made)
         _show(found.get("summary"))
     raise typer.Exit(exit_codes.of_state(made.state))
+
+
+def _uploaded(client: Client, local: Path, quiet: bool) -> str:
+    if not local.is_file():
+        raise typer.BadParameter(f"there is no file at {local}", param_hint="--dataset")
+    return upload_with_bar(client, local, quiet=quiet)
 
 
 def _grader(given: str) -> Any:

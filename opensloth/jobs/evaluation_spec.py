@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from opensloth.errors import FieldError
 from opensloth.jobs.spec import Metadata, Priority, TimeLimit
@@ -13,6 +14,13 @@ from opensloth.jobs.spec_shape import parse_flat
 from opensloth.method_args import MAX_REWARDS
 
 SCHEMA_VERSION = 1
+FILE_ID: dict[str, Any] = {"pattern": r"^file-[A-Za-z0-9_-]{1,64}$"}
+
+
+def _file_id(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(FILE_ID["pattern"], value):
+        raise ValueError("should be the id that POST /v1/files gave the rows (`file-...`)")
+    return value
 
 
 class EvaluationSpec(BaseModel):
@@ -26,7 +34,7 @@ class EvaluationSpec(BaseModel):
     graders: list[Any] = Field(default_factory=list, max_length=MAX_REWARDS)
     """Rewards of `GET /v1/rewards` (names, or objects of `name` and `params`) or OpenAI's graders; if not set, the
     rewards that a GRPO job was trained with."""
-    dataset: str | None = Field(default=None, pattern=r"^file-[A-Za-z0-9_-]{1,64}$")
+    dataset: Annotated[str | None, AfterValidator(_file_id)] = Field(default=None, json_schema_extra=FILE_ID)
     """The file with the rows; if not set, what the job evaluated on: its `eval_dataset`, or its `eval_split`."""
     dataset_form: str | None = Field(default=None, max_length=64)
     """Form of the rows; by the first ones when not set."""
