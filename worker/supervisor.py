@@ -106,6 +106,7 @@ class Supervisor(threading.Thread):
         self._kill_at: float | None = None
         self._save_until = 0.0
         self._first_death: float | None = None
+        self._slain: set[int] = set()
         self._began = time.monotonic()
         self._lease = Lease(attempts, self.job_id, self.attempt, services.settings, self.stop, self._lose)
 
@@ -184,6 +185,7 @@ class Supervisor(threading.Thread):
             self._enforce_share(ranks)
             self._enforce_progress(ranks)
         statuses = ranks.poll()
+        self._note_deaths(statuses)
         ranks.kill()
         self._carry_rest()
         return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
@@ -260,12 +262,16 @@ class Supervisor(threading.Thread):
             ranks.kill()
 
     def _follow_a_dead_rank(self, ranks: Ranks) -> None:
-        statuses = ranks.poll()
-        if all(status in (None, 0, _STOPPED) for status in statuses):
-            return
-        self._first_death = self._first_death or time.monotonic()
-        if time.monotonic() - self._first_death > _FOLLOWERS_GRACE_S:
+        self._note_deaths(ranks.poll())
+        if self._first_death is not None and time.monotonic() - self._first_death > _FOLLOWERS_GRACE_S:
             ranks.kill()
+
+    def _note_deaths(self, statuses: list[int | None]) -> None:
+        """When the first ranks died, and which of them by a signal, which was not ours then, or for want of the lease."""
+        if self._first_death is None and not all(status in (None, 0, _STOPPED) for status in statuses):
+            self._first_death = time.monotonic()
+            dead = {rank: status for rank, status in enumerate(statuses) if status is not None}
+            self._slain = {rank for rank, status in dead.items() if status < 0 or status == _LEFT}
 
     def _enforce_share(self, ranks: Ranks) -> None:
         """A job that is beyond its share, or has lost a device, ends now; a checkpoint would need what is not there."""
@@ -319,7 +325,7 @@ class Supervisor(threading.Thread):
             return self._stalled
         if self._stop_intent is StopIntent.KILL:
             return End("stopped")
-        if pump.failure is not None:
+        if pump.failure is not None and not self._only_followed(pump.failure):
             failure = pump.failure
             tail = self._logs.tail() or failure.get("detail")
             result = {"exit_code": failure["exit_code"]} if "exit_code" in failure else {}
@@ -337,6 +343,10 @@ class Supervisor(threading.Thread):
         return End(
             "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
         )
+
+    def _only_followed(self, failure: dict[str, Any]) -> bool:
+        """Whether a rank was killed or left first, and this failure is that another one lost it in an exchange."""
+        return failure.get("code") == "internal_error" and bool(self._slain - {failure.get("local_rank")})
 
     def _results_file(self) -> ResultsFile | None:
         """The file of metrics of a training; a success is not lost for want of it."""
