@@ -110,6 +110,8 @@ def _about_devices(source: ScriptSource) -> str:
     text = f"The job ran on {source.world_size} devices, whose batches are accumulated here on one"
     if source.opensloth_config.training_type == "grpo":
         text += "; each sampled its own answers,\nso that losses differ as with another seed"
+    if source.opensloth_config.shard_weights:
+        text += ",\nwhich holds the whole model: each of those held a part of it"
     return f"{text}.\n\n"
 
 

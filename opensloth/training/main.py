@@ -147,6 +147,8 @@ def _train(spec: RunSpec, rank: Rank, records: Records, stop: Stop, secrets: Sec
     if rank.is_main:
         callback.pulse.beat(SAVING)
     weights = trainer.whole_weights()
+    if weights is not None:
+        _leave_together(rank, store)
     if rank.is_main:
         _save(trainer, tokenizer, spec, storage, records, callback, weights)
     return EXIT_DONE
@@ -174,6 +176,14 @@ def _save(
         base=spec.base_name,
         adapter=is_adapter(trainer.accelerator.unwrap_model(trainer.model)),
     )
+
+
+def _leave_together(rank: Rank, store: Any) -> None:
+    """Rank 0 has all: one that left before would break the exchange off."""
+    if rank.is_main:
+        store.set("gathered", "")
+    else:
+        store.get("gathered")
 
 
 def _say_stopped(records: Records, step: int, spec: RunSpec) -> None:
