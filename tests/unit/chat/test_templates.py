@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -40,3 +41,13 @@ def test_a_hostile_template_is_refused_and_the_next_conversation_is_answered_as_
         with pytest.raises(TemplateFailed, match=r".+"):
             process.render(make_tokenizer(template), MESSAGES)
         assert process.render(honest, MESSAGES) == expected
+
+
+def test_the_engines_sigterm_leaves_what_it_has_taken_a_template(process: Templates) -> None:
+    honest = make_tokenizer(CHAT_TEMPLATE)
+    expected = process.render(honest, MESSAGES)
+    first = process._process
+    assert first is not None
+    first.send_signal(signal.SIGTERM)
+    assert process.render(honest, MESSAGES) == expected
+    assert process._process is first
