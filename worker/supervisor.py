@@ -267,7 +267,7 @@ class Supervisor(threading.Thread):
             ranks.kill()
 
     def _note_deaths(self, statuses: list[int | None]) -> None:
-        """When the first ranks died, and which of them by a signal, which was not ours then, or for want of the lease."""
+        """When the first ranks died, and which of them by a signal, which was not ours then, or for want of a lease."""
         if self._first_death is None and not all(status in (None, 0, _STOPPED) for status in statuses):
             self._first_death = time.monotonic()
             dead = {rank: status for rank, status in enumerate(statuses) if status is not None}
