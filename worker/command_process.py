@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from worker.descendants import kill_descendants
+from worker.descendants import kill_descendants, kill_marked
 from worker.processes import Ranks
 
 MODULE = "worker.command_main"
@@ -63,14 +60,4 @@ class GuardedCommand(Ranks):
                 kill_descendants(process.pid)
         super().kill()
         # Nothing is left, unless somebody killed the guard first.
-        for left in _of_job(self.job_id):
-            with contextlib.suppress(psutil.Error):
-                left.kill()
-
-
-def _of_job(job_id: str) -> Iterator[psutil.Process]:
-    """The live processes that have the job's id in the environment that they were started with."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(JOB_VARIABLE) == job_id:
-                yield process
+        kill_marked(JOB_VARIABLE, self.job_id)

@@ -52,6 +52,26 @@ def kill_descendants(pid: int, reap: Callable[[], None] = lambda: None) -> bool:
     return True
 
 
+def kill_marked(name: str, value: str) -> None:
+    """SIGKILL to each process that was started with this variable in its environment, until there is none.
+
+    For what is beneath nobody of ours any more: a daemon, or what lost its parent.
+    """
+    deadline = time.monotonic() + _LIMIT_S
+    while found := [process for process in psutil.process_iter() if _has(process, name, value)]:
+        if time.monotonic() > deadline:
+            return
+        for process in found:
+            _send(process, signal.SIGKILL)
+        psutil.wait_procs(found, timeout=_PASS_S)
+
+
+def _has(process: psutil.Process, name: str, value: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return bool(process.pid != os.getpid() and process.environ().get(name) == value and _lives(process))
+    return False
+
+
 def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))

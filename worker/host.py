@@ -21,10 +21,12 @@ from opensloth.schema import require_schema
 from opensloth.services import Services
 from opensloth.storage.space import shortage
 from worker.compiled import trim_compiled
+from worker.descendants import kill_marked
 from worker.device_watch import DeviceWatch
 from worker.housekeeping import Housekeeping
 from worker.imports import Imports
-from worker.processes import kill_leftovers
+from worker.launch import run_folder
+from worker.processes import RUN_VARIABLE, kill_leftovers
 from worker.promises import Promises
 from worker.standby_pool import StandbyPool
 from worker.supervisor import Supervisor
@@ -108,6 +110,7 @@ class Host:
         self._services.devices.set_host_draining(self._id, False)
         for job_id, attempt, processes in self._attempts.abandon(self._id):
             killed = kill_leftovers(processes)
+            kill_marked(RUN_VARIABLE, str(run_folder(self._services, job_id, attempt)))
             log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
             self._attempts.end(job_id, attempt, End("lost", "host_lost"))
 

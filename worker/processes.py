@@ -16,12 +16,14 @@ from typing import Any
 import psutil
 
 from opensloth.training.secret_values import secrets_pipe
-from worker.descendants import kill_descendants
+from worker.descendants import kill_descendants, kill_marked
 from worker.environment import trainer_environment
 from worker.standby import Standby, beat
 
 START_TOLERANCE_S = 1.0
 """Two readings of a process's start time differ by less than this."""
+RUN_VARIABLE = "OPENSLOTH_RUN_DIR"
+"""The run folder of an attempt, in the environment of its ranks and of all that they start."""
 _GONE_S = 10.0
 
 
@@ -33,6 +35,7 @@ class Ranks:
     heartbeats: list[int] = field(default_factory=list)
     waited: set[int] = field(default_factory=set)
     """Those that were there before the job."""
+    run_dir: Path | None = None
     _pipe: threading.Lock = field(default_factory=threading.Lock)
     """Another thread beats; a descriptor that was closed may be somebody else's by then."""
 
@@ -56,14 +59,14 @@ class Ranks:
         """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        ranks = cls(heartbeats=[write_end])
+        ranks = cls(heartbeats=[write_end], run_dir=run_dir)
         if lease_until is not None:
             ranks.beat(lease_until())
         try:
             for rank in range(world_size):
                 group = ranks.processes[0].pid if ranks.processes else 0
                 numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-                values = trainer_environment(os.environ, **numbers, **environment)
+                values = trainer_environment(os.environ, **numbers, **environment, **{RUN_VARIABLE: str(run_dir)})
                 standby = standbys[rank] if rank < len(standbys) else None
                 if standby is not None and standby.hand_over(run_dir, values, secrets, group, wait, lease_until):
                     ranks.processes.append(standby.process)
@@ -109,6 +112,8 @@ class Ranks:
                 os.killpg(self.processes[0].pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
+        if self.run_dir is not None:
+            kill_marked(RUN_VARIABLE, str(self.run_dir))
         with self._pipe:
             while self.heartbeats:
                 os.close(self.heartbeats.pop())

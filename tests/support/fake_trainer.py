@@ -4,15 +4,16 @@ The name is words like `steps=20 step_s=0.05 save=5 kill@7 nan@3 deaf`: `kill@7`
 attempt, `kill_always@7` in each, `nan@3` fails with nan_loss, `deaf` ignores SIGTERM. `hang@7` stands still before step
 7 in the first attempt, `save_s=3` saves for 3 s, `kill_worker@3` kills the worker that started it, in each attempt.
 `claim=4` holds 4 GiB of the fake GPU from the start and `grow=9` 9 GiB from step 3, `eat=300` takes 300 MiB of the
-host's memory, `bad_gpu=NAME` fails with device_error wherever it gets that GPU, `oom@3` runs out of GPU memory,
-`oom_above=50` does once more than 50 GiB of its GPU are used. `fat=100` makes checkpoints of 100 KiB. What goes wrong
-with a disk is told as the real one tells it.
+host's memory, `daemon` starts a process that stays, in a session of its own, `bad_gpu=NAME` fails with device_error
+wherever it gets that GPU, `oom@3` runs out of GPU memory, `oom_above=50` does once more than 50 GiB of its GPU are
+used. `fat=100` makes checkpoints of 100 KiB. What goes wrong with a disk is told as the real one tells it.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -80,6 +81,8 @@ def train(run: RunSpec, behaviour: Behaviour, stop: list[int], records: Records)
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     if "claim" in behaviour.words:
         fake_nvml.claim(gpu, int(behaviour.words["claim"]) << 30)
+    if "daemon" in behaviour.words:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     eaten = b"x" * (int(behaviour.words.get("eat") or 0) << 20)
     for step in range(first, behaviour.steps + 1):
         if behaviour.at("hang", step) and run.attempt == 1:

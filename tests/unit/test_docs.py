@@ -20,7 +20,13 @@ from starlette.routing import Match
 from opensloth.jobs.spec import parse_job_spec
 
 ROOT = Path(__file__).parents[2]
-NOT_SETTINGS = {"OPENSLOTH_HEARTBEAT_FD", "OPENSLOTH_SECRETS_FD", "OPENSLOTH_REWARD", "OPENSLOTH_REWARD_URLS"}
+NOT_SETTINGS = {
+    "OPENSLOTH_HEARTBEAT_FD",
+    "OPENSLOTH_RUN_DIR",
+    "OPENSLOTH_SECRETS_FD",
+    "OPENSLOTH_REWARD",
+    "OPENSLOTH_REWARD_URLS",
+}
 """What a worker tells its own trainers, and what rewards will read once a training type uses them."""
 
 

@@ -15,6 +15,7 @@ from opensloth.events.records import EventView
 from opensloth.services import Services
 from opensloth.settings import Settings
 from tests.support.jobs import ADMIN, submit, wait_for, wait_for_state
+from tests.support.up_process import is_gone
 from tests.support.workers import Worker, running_worker, trainers_of
 
 
@@ -64,6 +65,18 @@ def test_a_killed_trainer_resumes_from_its_newest_checkpoint(services: Services,
     started = [event.data for event in all_events(services, job_id) if event.type == "started"]
     assert [data["resumed_step"] for data in started] == [0, 5]
     assert steps_of(services, job_id) == list(range(1, 13))
+
+
+def test_what_a_trainer_started_in_a_session_of_its_own_goes_with_it(services: Services, worker: Worker) -> None:
+    job_id = submit(services, "steps=100000 step_s=0.05 daemon")
+    wait_for_state(services, job_id, "running")
+    (trainer,) = trainers_of(job_id)
+    (daemon,) = trainer.children()
+    trainer.kill()
+    wait_for(lambda: services.jobs.get(job_id, ADMIN).attempt == 2)
+    assert is_gone(daemon)
+    services.control.cancel(job_id, ADMIN, save=False)
+    wait_for_state(services, job_id, "cancelled")
 
 
 def test_a_trainer_that_is_always_killed_fails_after_its_retries(services: Services, worker: Worker) -> None:

@@ -15,7 +15,7 @@ import pytest
 from opensloth.training.standby import say
 from tests.support.jobs import wait_for
 from tests.support.probe_trainer import FAULT
-from worker.processes import Ranks
+from worker.processes import RUN_VARIABLE, Ranks
 from worker.standby import Standby
 
 MODULE = "tests.support.probe_trainer"
@@ -72,7 +72,7 @@ def test_a_standby_becomes_what_a_new_process_would_be(start: Start, tmp_path: P
     assert got["environment"].pop("OMP_PROBE_ENGINE") == "transformers", "what the imports set stays"
     assert expected["environment"].pop("OMP_PROBE_ENGINE") == "fresh"
     for path, name in ((got, "warm"), (expected, "fresh")):
-        assert path["argv"] == [path["cwd"]] == [str(tmp_path / name)]
+        assert path["argv"] == [path["cwd"]] == [str(tmp_path / name)] == [path["environment"].pop(RUN_VARIABLE)]
         assert str(tmp_path / name / "trainer.log") in path["files"]
         assert "hf_sesame" not in json.dumps(path["environment"])
         assert (tmp_path / name / "trainer.log").read_text() == "the secret is [secret]\n"
