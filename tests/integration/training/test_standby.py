@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opensloth.training.run_spec import EVENTS_NAME, RunSpec
 from tests.support.jobs import wait_for
 from tests.support.training import TrainerHost, curve, log, make_run, records
 from worker.processes import Ranks
@@ -19,6 +20,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MODULE = "opensloth.training.main"
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECRET = "hf_of_the_first_job"
+
+
+def begun(spec: RunSpec) -> bool:
+    """Whether a job's first step is done; its records are not there before it has some."""
+    return (Path(spec.run_dir) / EVENTS_NAME).exists() and bool(records(spec, "started"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -38,7 +44,7 @@ def test_two_jobs_train_in_standbys_as_they_would_in_new_processes(
         ranks = Ranks.spawn(MODULE, Path(spec.run_dir), 1, ENVIRONMENT, secrets, [standby])
         try:
             pid = ranks.processes[0].pid
-            wait_for(lambda spec=spec, ranks=ranks: records(spec, "started") or not ranks.alive(), 300, 0.1)
+            wait_for(lambda spec=spec, ranks=ranks: begun(spec) or not ranks.alive(), 300, 0.1)
             if ranks.alive():
                 environ = Path(f"/proc/{pid}/environ").read_bytes()
                 assert SECRET.encode() not in environ
