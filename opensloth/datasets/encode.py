@@ -119,15 +119,36 @@ def encode_answers(
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, options: dict[str, Any]) -> str:
-    """The text of a conversation by the tokenizer's chat template; keys without a value are left out."""
+    """The text of a conversation by the tokenizer's chat template; keys without a value are left out.
+
+    Raises ValueError for a message that calls a tool where the template has no form for that.
+    """
     clean = [
         {key: value for key, value in message.items() if key == "content" or (value is not None and key != "weight")}
         for message in messages
     ]
-    with bounded():
-        return str(
-            tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
-        )
+    try:
+        with bounded():
+            text = str(
+                tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=generation_prompt, **options)
+            )
+    except TypeError as error:
+        empty = next((n for n, message in enumerate(messages) if message.get("content") is None), None)
+        if empty is None:
+            raise
+        raise _formless(empty) from error
+    for number, message in enumerate(messages):
+        for call in message.get("tool_calls") or ():
+            if call["function"]["name"] not in text:
+                raise _formless(number)
+    return text
+
+
+def _formless(number: int) -> ValueError:
+    return ValueError(
+        f"the model's chat template leaves out the tool calls of `messages[{number}]`; write them into `content`, or "
+        "train a model whose template has a form for them"
+    )
 
 
 def _conversation(

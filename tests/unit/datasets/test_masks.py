@@ -217,3 +217,11 @@ def test_the_quick_way_finds_the_spans_that_rendering_every_beginning_finds(name
         slow = encode_sft([{"messages": [{**m, "name": None} for m in messages]}], tokenizer, None)
         assert quick == slow
         assert [label for label in quick[0].labels if label != IGNORE]
+
+
+@pytest.mark.parametrize("content", [None, "", "I look."])
+def test_tool_calls_that_the_template_leaves_out_are_refused_by_their_message(content: str | None) -> None:
+    call = {"type": "function", "function": {"name": "find_it", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": content, "tool_calls": [call]}
+    with pytest.raises(ValueError, match=r"leaves out the tool calls of `messages\[1\]`"):
+        encode_sft([{"messages": [{"role": "user", "content": "Hi"}, answer]}], make_tokenizer(), None)
