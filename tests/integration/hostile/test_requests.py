@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -76,7 +77,8 @@ def send(base_url: str, *pieces: bytes) -> bytes:
         try:
             for piece in pieces:
                 connection.sendall(piece)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have closed by now; what it said is still to be read
+                connection.shutdown(socket.SHUT_WR)
             while data := connection.recv(65536):
                 answer += data
         except ConnectionError:  # it closed without reading what was too much
