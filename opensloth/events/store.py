@@ -94,6 +94,11 @@ class EventStore:
         with self._db.read() as session:
             return [EventView.of(row) for row in session.scalars(query)]
 
+    def newest(self, job_id: str) -> int:
+        """The `seq` of a job's last event; 0 if it has none."""
+        with self._db.read() as session:
+            return session.scalar(select(EventCounterRow.last_seq).where(EventCounterRow.job_id == job_id)) or 0
+
     def metrics(
         self, job_id: str, resumed: Mapping[int, int], names: Sequence[str] = (), max_points: int | None = None
     ) -> AllSeries:

@@ -115,6 +115,18 @@ def test_a_last_event_id_that_is_no_number_is_refused(admin, services):
         assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "Last-Event-ID")
 
 
+def test_a_last_event_id_beyond_the_last_event_keeps_nothing_from_anybody(admin, services):
+    job_id = submit(services)
+    ahead = Listener(admin, job_id, last_event_id=10**9)
+    redis = redis_client(services.settings.redis)
+    wait_for(lambda: redis.info("clients")["blocked_clients"] == 1)
+    other = Listener(admin, job_id)
+    say(services, job_id, 3)
+    end(services, job_id)
+    assert other.finish() == [1, 2, 3, 4, 5]
+    assert ahead.finish() == [2, 3, 4, 5]
+
+
 def test_an_event_that_redis_lost_comes_from_the_database(admin, services):
     job_id = submit(services)
     listener = Listener(admin, job_id)
