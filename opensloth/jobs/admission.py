@@ -17,7 +17,7 @@ from opensloth.accounts.callers import Caller
 from opensloth.accounts.rows import TeamRow, UserRow
 from opensloth.database import Database, after_commit, now_of
 from opensloth.datasets.service import FileService
-from opensloth.errors import FieldError, IdempotencyMismatch, NotAllowed
+from opensloth.errors import FieldError, IdempotencyMismatch, NotAllowed, QuotaExceeded
 from opensloth.events.publisher import Publisher
 from opensloth.events.records import Record
 from opensloth.events.store import EventStore
@@ -116,8 +116,9 @@ class Admission:
                     session.flush()
                 view = views_of(session, [row])[0]
                 after_commit(session, self._publisher.wake_planner)
-        except IntegrityError:
-            # Another request with the same key was a moment earlier: its job is the answer.
+        except (IntegrityError, QuotaExceeded):
+            # Another request with the same key was a moment earlier: its job is the answer, also where it took the
+            # last place that its owner has.
             if idempotency_key is None or not (earlier := self.earlier(caller, idempotency_key, digest)):
                 raise
             return earlier, False

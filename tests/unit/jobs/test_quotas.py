@@ -45,6 +45,24 @@ def test_the_queued_jobs_of_a_user_and_of_a_team_are_limited(services: Services,
     services.jobs.submit(body(services, red), ADA)
 
 
+def test_who_sends_a_key_twice_at_once_gets_the_job_that_took_the_last_place(services: Services, red: str) -> None:
+    services.users.update("ada", HOST, {"max_queued": 1})
+    at_once = threading.Barrier(4)
+    made: list[str] = []
+
+    def submit() -> None:
+        at_once.wait()
+        made.append(services.jobs.submit(body(services, red), ADA, "the key")[0].id)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 4
+    assert len(set(made)) == 1
+
+
 def test_the_last_place_is_taken_once(services: Services, red: str) -> None:
     services.teams.update("red", HOST, {"max_queued": 3})
     refused: list[Exception] = []
