@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from opensloth.events.records import finite
 from opensloth.jobs.attempts import AttemptService
 
 _BATCH_BYTES = 1 << 20
@@ -122,7 +123,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
-        record = json.loads(line)
+        record = finite(json.loads(line))  # its end is told from here too, and must not be refused for a character
     except ValueError:
         record = None
     if isinstance(record, dict) and isinstance(record.get("data", {}), dict | None):

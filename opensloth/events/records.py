@@ -57,11 +57,11 @@ def rfc3339(time: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: numbers that are not finite become null, NUL characters (PostgreSQL has none) go."""
+    """What a database takes: numbers that are not finite become null, NULs go, halves of characters become `?`."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.replace("\0", "")
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         return {finite(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

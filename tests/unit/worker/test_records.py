@@ -59,3 +59,9 @@ def test_a_trainer_that_writes_faster_than_the_database_takes_does_not_keep_its_
     assert slow.stored == 1
     assert pump.pump_rest()
     assert slow.stored == 100
+
+
+def test_what_no_database_takes_is_taken_out_before_the_end_is_told(tmp_path: Path) -> None:
+    told = {"code": "dataset_error", "message": "row 3: \ud83d\0!", "loss": float("nan")}
+    pump = pumped(tmp_path / "e", ("failure", told))
+    assert pump.failure == {"code": "dataset_error", "message": "row 3: ?!", "loss": None}
