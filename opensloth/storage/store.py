@@ -190,11 +190,12 @@ class Storage:
         if not (self._folder / ASIDE).is_dir():
             return
         for entry in (self._folder / ASIDE).iterdir():
-            if time.time() - entry.stat().st_mtime > older_than_s:
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # its writer has just put it into its place
+                if time.time() - entry.stat().st_mtime > older_than_s:
+                    if entry.is_dir():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        entry.unlink()
 
     def scratch(self, fallback: Path) -> Path:
         """A folder from which `put_file` and `put_tree` can move instead of copy; `fallback` for an object store."""

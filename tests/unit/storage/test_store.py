@@ -107,6 +107,7 @@ def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "store"))
     old, new = (make_tree(tmp_path / "store" / ASIDE / name, x="1") for name in ("old", "new"))
     os.utime(old, (time.time() - 100_000,) * 2)
+    (old.parent / "placed").symlink_to("elsewhere")  # as what is put into its place after it was listed: not there
     storage.sweep()
     assert (old.exists(), new.exists()) == (False, True)
 
