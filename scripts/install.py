@@ -115,10 +115,15 @@ def call(command: list) -> int:
 
 
 def step(name: str, work: "Callable[[], None]") -> None:  # noqa: F821
-    """Does one part and says how long it took."""
+    """Does one part: says which before, and after it how long it took."""
     began = time.time()
-    work()
-    print(f"  {name:<30} {time.time() - began:>4.0f} s", flush=True)
+    print(f"  {name:<30}", end="", flush=True)
+    try:
+        work()
+    except SystemExit:
+        print(flush=True)
+        raise
+    print(f" {time.time() - began:>4.0f} s", flush=True)
 
 
 def fail(message: str) -> None:
