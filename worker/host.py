@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import os
+import secrets
 import threading
 import time
-from typing import IO
 
 from opensloth.connections import PATIENCE_S
 from opensloth.devices.health import SILENT
@@ -23,6 +23,7 @@ from opensloth.storage.space import shortage
 from worker.compiled import trim_compiled
 from worker.descendants import kill_marked
 from worker.device_watch import DeviceWatch
+from worker.host_lock import HostLock
 from worker.housekeeping import Housekeeping
 from worker.imports import Imports
 from worker.launch import run_folder
@@ -45,6 +46,7 @@ class Host:
         self._services = services
         self._settings = services.settings
         self._id = services.settings.host_id
+        self._worker = secrets.token_hex(8)
         nvml = Nvml(self._settings.nvml_module)
         found = discover(self._settings.devices, self._id, nvml, self._settings.nvml_timeout_s)
         self._devices = {device.id: device for device in found}
@@ -55,7 +57,7 @@ class Host:
         self._supervisors: dict[str, Supervisor] = {}
         self._wake = threading.Event()
         self._draining = threading.Event()
-        self._lock: IO[str] | None = None
+        self._lock: HostLock | None = None
         self._short = False
         self._reap_from = 0.0
         self._seen_at = time.monotonic()
@@ -72,7 +74,7 @@ class Host:
 
     def start(self) -> None:
         """Begin, as soon as the database is there. Raises OpenSlothError if this host has a worker already."""
-        self._lock = _only_one(self._services)
+        self._lock = HostLock(self._services)
         if not self._begin():
             threading.Thread(target=self._begin_later, name="begin", daemon=True).start()
 
@@ -105,6 +107,9 @@ class Host:
     def _take_over(self) -> None:
         """Register the host and clear what an earlier worker left. Raises WrongSchema."""
         require_schema(self._services.database)
+        assert self._lock is not None
+        self._lock.require_no_other()
+        self._lock.sign(self._worker)
         self._register()
         self._services.devices.lift(list(self._devices), SILENT)  # it has answered
         self._services.devices.set_host_draining(self._id, False)
@@ -113,6 +118,14 @@ class Host:
             kill_marked(RUN_VARIABLE, str(run_folder(self._services, job_id, attempt)))
             log.warning("%s: attempt %d was left by an earlier worker (%d processes killed)", job_id, attempt, killed)
             self._attempts.end(job_id, attempt, End("lost", "host_lost"))
+
+    def _leave_to_another(self) -> None:
+        """End here if another worker speaks for this host by now; the ranks follow their worker."""
+        speaker = self._services.devices.speaker(self._id)
+        if speaker is not None and speaker[0] not in (None, self._worker):
+            log.error("another worker speaks for the host %s since this one was silent: leaving", self._id)
+            logging.shutdown()
+            os._exit(1)
 
     def wake(self) -> None:
         """Look at the database now."""
@@ -144,7 +157,9 @@ class Host:
         self._watch.stop()
 
     def _register(self) -> None:
-        self._services.devices.register(self._id, list(self._devices.values()), leases=self._settings.leases)
+        self._services.devices.register(
+            self._id, list(self._devices.values()), leases=self._settings.leases, worker=self._worker
+        )
 
     def _beat_loop(self) -> None:
         """Keep the rows of host and devices fresh, whatever the other threads are busy with."""
@@ -187,6 +202,7 @@ class Host:
             self._wake.clear()
 
     def _round(self) -> None:
+        self._leave_to_another()
         self._reap()
         if self._has_room():
             plan_round(self._services.database, self._services.events, self._services.publisher, self._settings)
@@ -240,19 +256,3 @@ class Host:
             supervisor.start()
             if self._draining.is_set():
                 supervisor.stop(StopIntent.DRAIN)
-
-
-def _only_one(services: Services) -> IO[str]:
-    """Hold this host's lock file: two workers under one host id would each take the other's jobs for lost."""
-    home = services.settings.home.expanduser()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = (home / f"worker-{services.settings.host_id}.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OpenSlothError(
-            f"a worker for host {services.settings.host_id!r} runs already on this machine",
-            hint="stop it, or give this one another OPENSLOTH_HOST_ID",
-        ) from None
-    return file

@@ -29,14 +29,17 @@ class DeviceService:
         self._db = database
         self._publisher = publisher
 
-    def register(self, host_id: str, devices: Sequence[FoundDevice], *, leases: bool = False) -> None:
+    def register(
+        self, host_id: str, devices: Sequence[FoundDevice], *, leases: bool = False, worker: str | None = None
+    ) -> None:
         """Write a host's row and its devices; one that is gone goes, unless it is leased, or quarantined: see why.
 
-        `leases`: it runs people's own commands.
+        `leases`: it runs people's own commands; `worker`: which process speaks for it from now on.
         """
         with self._db.write() as session:
             insert = insert_of(session)
-            values = {"seen_at": db_now(), "facts": {**facts(list(devices)), "leases": leases}}
+            told = {**facts(list(devices)), "leases": leases, "worker": worker}
+            values = {"seen_at": db_now(), "facts": told}
             session.execute(
                 insert(HostRow)
                 .values(id=host_id, draining=False, **values)
@@ -68,6 +71,14 @@ class DeviceService:
             for device_id, reading in sorted(readings.items()):
                 session.execute(update(DeviceRow).where(DeviceRow.id == device_id).values(**_columns(reading)))
         return alive is not None
+
+    def speaker(self, host_id: str) -> tuple[str | None, float] | None:
+        """Which worker speaks for a host and the seconds since it last did; None if nobody ever has."""
+        with self._db.read() as session:
+            row = session.execute(
+                select(HostRow.facts, (db_now() - HostRow.seen_at).label("silent")).where(HostRow.id == host_id)
+            ).one_or_none()
+        return None if row is None else (row.facts.get("worker"), float(row.silent))
 
     def set_host_draining(self, host_id: str, draining: bool) -> None:
         """Whether planners may give jobs to a host."""
