@@ -29,6 +29,7 @@ from worker.imports import Imports
 from worker.launch import run_folder
 from worker.processes import RUN_VARIABLE, kill_leftovers
 from worker.promises import Promises
+from worker.renewals import Renewals
 from worker.standby_pool import StandbyPool
 from worker.supervisor import Supervisor
 from worker.webhooks import Webhooks
@@ -54,6 +55,7 @@ class Host:
         self._attempts = AttemptService(services.database, services.events, services.publisher, services.settings)
         self._imports = Imports(services, self._id)
         self._standbys = StandbyPool(self._settings, self._devices, self._watch.readings)
+        self._renewals = Renewals(services.database, services.settings.lease_s)
         self._supervisors: dict[str, Supervisor] = {}
         self._wake = threading.Event()
         self._draining = threading.Event()
@@ -229,9 +231,10 @@ class Host:
 
     def _reap(self) -> None:
         """Take back lost jobs; after an outage of the database only once every live worker could renew again."""
+        recent = self._renewals.recent()
         now = time.monotonic()
         if now >= self._reap_from and now - self._seen_at <= self._longest_gap_s:
-            for job_id in self._attempts.reap(self._supervised()):
+            for job_id in self._attempts.reap(self._supervised() | recent):
                 log.warning("%s: its lease ran out", job_id)
 
     def _end_what_was_left(self) -> None:
