@@ -18,9 +18,8 @@ class BootstrapFailed(Exception):
 def make_key(env: Mapping[str, str], home: Path, *, further: bool) -> str | None:
     """An admin key if the database has none yet, or a `further` one; else None."""
     command = (*BOOTSTRAP, "--new") if further else BOOTSTRAP
-    done = subprocess.run(
-        command, env=dict(env), cwd=home, capture_output=True, text=True, start_new_session=True, timeout=120
-    )
+    # No limit of time: it may be killed after its commit, and then the only key is one that nobody saw.
+    done = subprocess.run(command, env=dict(env), cwd=home, capture_output=True, text=True, start_new_session=True)
     if done.returncode != 0:
         raise BootstrapFailed(done.stderr.strip())
     return done.stdout.strip() or None
