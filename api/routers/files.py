@@ -20,7 +20,7 @@ from api.stored import stored_response
 from api.uploads import receive
 from opensloth.datasets.expiry import LEAST_S, MOST_S, expiry_seconds
 from opensloth.datasets.previews import FilePreview, LossOn
-from opensloth.datasets.purposes import PURPOSE
+from opensloth.datasets.purposes import PURPOSE, require_purpose
 from opensloth.datasets.report import FileCheck
 from opensloth.datasets.upload import Spool
 from opensloth.datasets.views import FileView
@@ -91,7 +91,14 @@ async def upload_file(request: Request, services: ServicesDep, lanes: LanesDep, 
     """
     announced = request.headers.get("content-length", "0")
     await run_in_threadpool(services.files.admit, caller, int(announced) if announced.isdecimal() else 0)
-    form = FileForm(request.headers.get("content-type", ""), services.files.spool)
+
+    def opened(filename: str) -> Spool:
+        # Before the rows, as OpenAI's clients send it: what is no dataset is refused for what it was meant for.
+        if "purpose" in form.fields:
+            require_purpose(form.fields["purpose"])
+        return services.files.spool(filename)
+
+    form = FileForm(request.headers.get("content-type", ""), opened)
 
     def arrived() -> tuple[Spool, partial[FileView]]:
         spool = form.finish()

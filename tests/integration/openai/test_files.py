@@ -117,6 +117,9 @@ def test_bad_requests_are_bad_requests_that_name_the_field(client: openai.OpenAI
     with pytest.raises(openai.BadRequestError, match="there is no batch API here") as caught:
         client.files.create(file=("a.jsonl", jsonl(CHAT)), purpose="batch")
     assert caught.value.param == "purpose"
+    with pytest.raises(openai.BadRequestError, match="there are no assistants here") as caught:
+        client.files.create(file=("a.pdf", b"%PDF-1.7 \xe9"), purpose="assistants")
+    assert caught.value.param == "purpose"
     with pytest.raises(openai.BadRequestError, match="row 2"):
         client.files.create(file=("a.jsonl", jsonl(CHAT) + b"{"), purpose="fine-tune")
     for expires, param in [
