@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from opensloth.cli import exit_codes
 from opensloth.cli.jobs import Reference
 from opensloth.cli.output import Json, print_json, say
 from opensloth.cli.references import job_id
-from opensloth.cli.watching import tell_outcome, watch_job
+from opensloth.cli.submit import follow_if, tell_submitted
 from opensloth.client import Client, Conflict, Job
 
 
@@ -62,11 +61,8 @@ def retry(
     """Try a job that is over again, as a new job."""
     with Client() as client:
         made = client.jobs.retry(job_id(client, job), from_checkpoint=from_checkpoint)
-        _tell(made, as_json, f"{made.id} is {made.state}. Watch it: opensloth watch {made.id}")
-        if wait and not as_json:
-            made = watch_job(client, made)
-            tell_outcome(made)
-            raise typer.Exit(exit_codes.of_state(made.state))
+        made = follow_if(wait, client, made, as_json)
+    tell_submitted(made, wait, as_json)
 
 
 def move(

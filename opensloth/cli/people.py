@@ -103,8 +103,9 @@ def change_user(
     """Change a user (admins): role, team, limits, or lock the user out."""
     limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
     locked = {} if disabled is None else {"disabled": disabled}
+    changes = _some({**_person(role, team, account), **locked, **limits})
     with Client() as client:
-        changed = client.users.change(name, **_person(role, team, account), **locked, **limits)
+        changed = client.users.change(name, **changes)
     _tell(changed, as_json, f"{name} is changed.")
 
 
@@ -159,7 +160,7 @@ def change_team(
     as_json: Json = False,
 ) -> None:
     """Change a team's share and limits (admins)."""
-    limits = _given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute)
+    limits = _some(_given(share, max_devices, max_queued, device_hours, max_bytes, requests_per_minute))
     with Client() as client:
         changed = client.teams.change(name, **limits)
     _tell(changed, as_json, f"{name} is changed.")
@@ -239,6 +240,13 @@ def _given(
         for name, value in typed.items()
         if value is not None
     }
+
+
+def _some(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes; refuses a command that asks for none, as "is changed" would not be true of it."""
+    if not changes:
+        raise typer.BadParameter("say what to change; `-h` lists it")
+    return changes
 
 
 def _person(role: str | None, team: str | None, account: str | None) -> dict[str, Any]:

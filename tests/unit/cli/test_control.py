@@ -29,7 +29,6 @@ def sent(api, route: str) -> dict:
         ),
         (["pause", ID], f"POST /v1/jobs/{ID}/pause", {}, "stopping", f"opensloth resume {ID}"),
         (["resume", ID], f"POST /v1/jobs/{ID}/resume", {}, "queued", "is queued"),
-        (["retry", ID], f"POST /v1/jobs/{ID}/retry", {"from_checkpoint": False}, "queued", "opensloth watch"),
         (["move", ID, "--to", "front"], f"POST /v1/jobs/{ID}/move", {"to": "front"}, "queued", "at the front"),
         (["move", ID, "--before", ID], f"POST /v1/jobs/{ID}/move", {"before": ID}, "queued", "stands before"),
         (["priority", ID, "low"], f"PATCH /v1/jobs/{ID}", {"priority": "low"}, "queued", "has priority low"),
@@ -44,6 +43,20 @@ def test_a_command_sends_what_it_was_told(api, run, command, route, body, answer
     assert said in done.err
     assert sent(api, route) == body
     assert json.loads(run(*command, "--json").out)["state"] == answer
+
+
+def test_a_retry_is_told_as_a_submission_and_waited_for_with_json_too(api, run):
+    api.on(f"POST /v1/jobs/{ID}/retry", job("queued"))
+    done = run("retry", ID)
+    assert (done.code, done.out.split()[0]) == (0, ID)
+    assert f"opensloth watch {ID}" in done.err
+    assert sent(api, f"POST /v1/jobs/{ID}/retry") == {"from_checkpoint": False}
+
+    api.on(f"POST /v1/jobs/{ID}/retry", job("failed"))
+    api.on(f"GET /v1/jobs/{ID}", job("failed"))
+    api.on(f"GET /v1/jobs/{ID}/events", {"data": [], "has_more": False})
+    waited = run("retry", ID, "--wait", "--json")
+    assert (waited.code, json.loads(waited.out)["state"]) == (1, "failed")
 
 
 def test_a_refusal_shows_its_hint(api, run):

@@ -55,6 +55,14 @@ def test_a_quantity_that_is_none_is_refused_before_anything_is_sent(api, run, wr
     assert not api.requests
 
 
+@pytest.mark.parametrize("command", [("users", "set", "mara"), ("teams", "set", "vision")])
+def test_a_change_of_nothing_is_refused_before_anything_is_sent(api, run, command):
+    done = run(*command)
+    assert done.code == 2
+    assert "say what to change" in done.err
+    assert not api.requests
+
+
 def test_keys_have_scopes_and_an_end_and_are_rotated(api, run):
     api.on("POST /v1/keys", {"id": "key-1", "owner": "ci", "role": "member", "key": "sk-sloth-new"})
     run("key", "create", "ci", "--scope", "jobs:write", "--scope", "files:read", "--expires", "90d")
