@@ -95,16 +95,18 @@ def test_a_second_worker_under_one_host_id_waits_and_once_it_has_taken_over_the_
     settings = settings.model_copy(update={"lease_s": 10.0, "lease_renew_s": 1.0})
     elsewhere = settings.model_copy(update={"home": tmp_path / "elsewhere"})
     (tmp_path / "log").mkdir()
-    with running_worker(settings, tmp_path) as first, running_worker(elsewhere, tmp_path / "log") as second:
+    with running_worker(settings, tmp_path) as first:
         job_id = submit(services, "steps=100000 step_s=0.02 save=5")
-        wait_for(lambda: second.log.read_text().count("another worker speaks for the host") > 2, timeout=60)
-        put_to_sleep(first, services, job_id)
-        assert services.jobs.get(job_id, ADMIN).attempt == 1, "the second worker took it for lost"
-        wait_for(lambda: services.jobs.get(job_id, ADMIN).attempt == 2, timeout=60)
-        first.kill(signal.SIGCONT)
-        assert first.process is not None
-        assert first.process.wait(60) == 1
-        went_on_once(services, job_id)
+        wait_for_state(services, job_id, "running", timeout=60)
+        with running_worker(elsewhere, tmp_path / "log") as second:
+            wait_for(lambda: "another worker speaks for the host" in second.log.read_text(), timeout=60)
+            put_to_sleep(first, services, job_id)
+            assert services.jobs.get(job_id, ADMIN).attempt == 1, "the second worker took it for lost"
+            wait_for(lambda: services.jobs.get(job_id, ADMIN).attempt == 2, timeout=60)
+            first.kill(signal.SIGCONT)
+            assert first.process is not None
+            assert first.process.wait(60) == 1
+            went_on_once(services, job_id)
 
 
 @BOTH
