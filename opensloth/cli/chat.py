@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.columns import Columns
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 
 from opensloth.cli import exit_codes
@@ -90,6 +91,7 @@ class Talk:
         self._texts = [""] * len(self._models)
         self._errors: list[ClientError | None] = [None] * len(self._models)
         self._stopped = False
+        self._waiting = err().status(f"Waiting for {escape(', '.join(models))}; a first answer waits for its engine")
 
     def ask(self, question: str, *, show: bool) -> list[dict[str, Any]]:
         """What each model answers; one that fails forgets the question."""
@@ -117,6 +119,7 @@ class Talk:
             for text in self._client.chat.stream(self._models[number], self._said[number], **self._options):
                 self._texts[number] += text
                 if show:
+                    self._waiting.stop()
                     sys.stdout.write(text)
                     sys.stdout.flush()
                 if self._stopped:
@@ -125,10 +128,14 @@ class Talk:
             self._errors[number] = error
 
     def _alone(self, show: bool) -> None:
+        if show and err().is_terminal:
+            self._waiting.start()
         try:
             self._read(0, show)
         except KeyboardInterrupt:
             self._stopped = True  # what came is kept
+        finally:
+            self._waiting.stop()
         if show and self._texts[0]:
             sys.stdout.write("\n")
         if show and self._errors[0] is not None:

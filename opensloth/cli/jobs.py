@@ -39,6 +39,8 @@ def jobs(
         found = list(client.jobs.list(state=state, owner=owner, limit=limit))
     if as_json:
         print_json([job.as_json() for job in found])
+    elif not found and (state or owner):
+        say("There is no such job; `opensloth jobs` lists all.")
     elif not found:
         say("There is no job yet; `opensloth submit FILE.yaml` makes one.")
     else:

@@ -33,10 +33,13 @@ def login(
     The key is asked for, or read from stdin if that is not a terminal; it is tried before it is stored.
     """
     address = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
-    key = typer.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    with Client(address, key.strip()) as client:
-        next(client.models.list(limit=1), None)
-    write_credentials(credentials_path(), Credentials(address, key.strip()))
+    typed = typer.prompt("API key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    key = typed.strip()
+    if not key:
+        raise typer.BadParameter("there is no key on stdin; an admin makes one with `opensloth key create NAME`")
+    with Client(address, key) as client:
+        client.me()  # the one route that needs no scope
+    write_credentials(credentials_path(), Credentials(address, key))
     if as_json:
         print_json({"base_url": address, "credentials": str(credentials_path())})
     else:

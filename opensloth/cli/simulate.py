@@ -16,9 +16,12 @@ RIGHT = ("jobs", "mean wait", "p50", "p95", "utilisation", "makespan", "fairness
 
 
 def simulate(
-    trace: Annotated[Path, typer.Argument(help="JSON lines, one job each; docs/sharing.md has examples.", exists=True)],
+    trace: Annotated[
+        Path,
+        typer.Argument(help="JSON lines, one job each; docs/sharing.md has examples.", exists=True, dir_okay=False),
+    ],
     devices: Annotated[int, typer.Option(min=1, help="Devices of a host.")] = 8,
-    hosts: Annotated[int, typer.Option(min=1)] = 1,
+    hosts: Annotated[int, typer.Option(min=1, help="Hosts of the box.")] = 1,
     memory_gib: Annotated[float, typer.Option(min=1, help="Memory of a device.")] = 80.0,
     as_json: Json = False,
 ) -> None:

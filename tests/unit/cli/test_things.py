@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from opensloth.remote.credentials import credentials_path, read_credentials
+from opensloth.remote.credentials import Credentials, credentials_path, read_credentials, write_credentials
 from tests.support.fake_api import problem
 
 FILE = {"id": "file-1", "object": "file", "filename": "rows.jsonl", "bytes": 18, "status": "processed", "created_at": 1}
@@ -140,13 +140,35 @@ def test_an_admin_makes_and_revokes_keys(api, run):
 
 def test_login_tries_the_key_before_it_keeps_it(api, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("sk-typed\n"))
-    api.on("GET /v1/models", {"data": [], "has_more": False})
+    api.on("GET /v1/me", {"name": "ada", "team": "default", "role": "member"})
     assert run("login", "box:8400/v1").code == 0
     stored = read_credentials(credentials_path())
     assert stored is not None
     assert (stored.base_url, stored.api_key) == ("http://box:8400", "sk-typed")
 
     monkeypatch.setattr("sys.stdin", io.StringIO("sk-wrong\n"))
-    api.on("GET /v1/models", problem(401, "invalid_api_key", "this API key is unknown"))
+    api.on("GET /v1/me", problem(401, "invalid_api_key", "this API key is unknown"))
     assert run("login", "http://box:8400").code == 1
     assert read_credentials(credentials_path()) == stored
+
+
+def test_login_without_a_key_keeps_the_one_that_is_stored(api, run, monkeypatch):
+    stored = Credentials("http://box:8400", "sk-stored")
+    write_credentials(credentials_path(), stored)
+    api.on("GET /v1/me", {"name": "ada", "team": "default", "role": "member"})
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    done = run("login", "http://box:8400")
+    assert done.code == 2
+    assert "there is no key" in done.err
+    assert read_credentials(credentials_path()) == stored
+
+
+def test_a_place_that_cannot_be_written_to_is_named(api, run, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OPENSLOTH_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-typed\n"))
+    api.on("GET /v1/me", {"name": "ada", "team": "default", "role": "member"})
+    done = run("login", "http://box:8400")
+    assert done.code == 1
+    assert str(tmp_path / "file") in done.err
+    assert "Traceback" not in done.err
