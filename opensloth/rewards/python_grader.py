@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,15 +24,17 @@ log = logging.getLogger(__name__)
 FUNCTION = "grade"
 MAX_SOURCE = 256 * 1024
 NAME = "python"
+PACKAGES = ("jsonschema", "numpy", "pydantic", "rapidfuzz", "sympy", "yaml")
+"""What a grader may import beside the standard library: those of OpenAI's image that every host of a service has."""
 
 
 class PythonParams(Params):
     """The code, and what one call of it may take."""
 
     source: str = Field(min_length=1, max_length=MAX_SOURCE)
-    """Python with `def grade(sample, item) -> float`; the standard library alone."""
-    timeout_s: float = Field(default=10.0, ge=0.1, le=120)
-    """Seconds for one completion; one that takes longer scores 0."""
+    """Python with `def grade(sample, item) -> float`; it may import the standard library and `PACKAGES`."""
+    timeout_s: float = Field(default=30.0, ge=0.1, le=120)
+    """Seconds for one completion, what the code imports included; one that takes longer scores 0."""
     memory_mb: int = Field(default=512, ge=64, le=2048)
     """Memory of the process, in MiB of address space."""
 
@@ -48,7 +51,23 @@ class PythonParams(Params):
         taken = defined[-1].args
         if len(taken.posonlyargs) + len(taken.args) < 2 and taken.vararg is None:
             raise ValueError("`grade` must take `sample` and `item`")
+        if missing := sorted(_imported(tree) - sys.stdlib_module_names - set(PACKAGES)):
+            raise ValueError(
+                f"it imports {', '.join(f'`{name}`' for name in missing)}, which graders do not have here; "
+                f"they have Python's standard library and {', '.join(PACKAGES)}"
+            )
         return source
+
+
+def _imported(node: ast.AST) -> set[str]:
+    """The top-level modules that must be there for the code to run: not those that it tries to import."""
+    if isinstance(node, ast.Try):
+        return set().union(*map(_imported, [*node.orelse, *node.finalbody]))
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {"." * node.level if node.level else str(node.module).partition(".")[0]}
+    return set().union(*map(_imported, ast.iter_child_nodes(node)))
 
 
 def sample_of(completion: str) -> dict[str, Any]:
@@ -105,8 +124,8 @@ def time_for(params: PythonParams, count: int) -> float:
 register_reward(
     Reward(
         name=NAME,
-        description="What `grade(sample, item)` of the job's own Python returns (OpenAI's grader). It runs with the "
-        "standard library alone, without network, files or secrets; an admin allows it.",
+        description="What `grade(sample, item)` of the job's own Python returns (OpenAI's grader). It has the "
+        f"standard library and {', '.join(PACKAGES)}, no network, files or secrets; an admin allows it.",
         params=PythonParams,
         score=score_python,
         reads_all=True,

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -72,10 +74,10 @@ def run_tests(code: str, tests: list[str], limits: Limits, *, setup: str = "") -
 def call(source: str, function: str, arguments: list[Any], limits: Limits) -> float:
     """The number that `function` of `source` returns for `arguments` (JSON); raises CallFailed, SandboxUnavailable.
 
-    Shut off as `run_tests`; `source` can find what it is called with in its memory, and is trusted to give its own
-    answer.
+    Shut off as `run_tests`, but that it can import the packages installed here; `source` can find what it is called
+    with in its memory, and is trusted to give its own answer.
     """
-    outcome = _run([source], [[function, arguments]], limits)
+    outcome = _run([source], [[function, arguments]], limits, _packages())
     if outcome.status == "code_error":
         raise CallFailed(outcome.detail.removeprefix("code_error "), loads=False)
     if not outcome.said:
@@ -87,11 +89,11 @@ def call(source: str, function: str, arguments: list[Any], limits: Limits) -> fl
     return float(text)
 
 
-def _run(code: list[str], tests: list[Any], limits: Limits) -> Outcome:
+def _run(code: list[str], tests: list[Any], limits: Limits, packages: Sequence[str] = ()) -> Outcome:
     command = [_python(), "-I", "-S", "-X", "utf8", *program(), _mount_point()]
     given = b"".join(
         len(part).to_bytes(LENGTH, "big") + part
-        for part in (json.dumps(value).encode() for value in (asdict(limits), code, tests))
+        for part in (json.dumps(value).encode() for value in ({**asdict(limits), "packages": packages}, code, tests))
     )
     child = subprocess.Popen(
         command,
@@ -142,6 +144,13 @@ def _outcome(output: bytes, errors: bytes, count: int) -> Outcome:
 @lru_cache(maxsize=1)
 def _python() -> str:
     return os.path.realpath(sys.executable)
+
+
+@lru_cache(maxsize=1)
+def _packages() -> list[str]:
+    """The directories that this interpreter's packages are installed in."""
+    paths = sysconfig.get_paths()
+    return sorted({os.path.realpath(paths[name]) for name in ("purelib", "platlib")})
 
 
 @lru_cache(maxsize=1)

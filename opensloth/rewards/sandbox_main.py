@@ -20,6 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from typing import Any
 
 LENGTH = 8
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
@@ -102,7 +103,7 @@ def enter_namespaces() -> bool:
 def watch(root: bool, mount_point: str) -> None:
     """As the first process of the namespace: run the code in another one, and report what passed in time."""
     limits = json.loads(frame())
-    build_root(mount_point, limits["disk_bytes"])
+    build_root(mount_point, limits["disk_bytes"], limits["packages"])
     code = json.loads(frame())
     asked, ask = os.pipe()
     heard, say = os.pipe()
@@ -186,11 +187,11 @@ def send(descriptor: int, data: bytes, deadline: float) -> None:
         rest = rest[os.write(descriptor, rest[:4096]) :]
 
 
-def build_root(mount_point: str, disk_bytes: int) -> None:
-    """A root with Python's library, the C libraries and a few devices, all read-only, and an empty scratch."""
+def build_root(mount_point: str, disk_bytes: int, packages: list[str]) -> None:
+    """A root with Python's library, `packages`, C libraries and a few devices, all read-only, and an empty scratch."""
     mount(None, "/", None, MS_REC | MS_PRIVATE, None)
     mount("tmpfs", mount_point, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_bytes},nr_inodes=4096,mode=755")
-    for path in library_paths():
+    for path in library_paths(packages):
         bind(path, mount_point + path, read_only=True)
     for path in ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"):
         if os.path.exists(path):
@@ -203,10 +204,10 @@ def build_root(mount_point: str, disk_bytes: int) -> None:
     os.chdir(SCRATCH)
 
 
-def library_paths() -> list[str]:
-    """Directories that Python needs, none of which lies in another."""
+def library_paths(packages: list[str]) -> list[str]:
+    """`packages` and the directories that Python needs, none of which lies in another."""
     wanted = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"]
-    wanted += [os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib")]
+    wanted += [os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib"), *packages]
     found: list[str] = []
     for path in sorted({path for path in wanted if os.path.isdir(path)}, key=len):
         real = os.path.realpath(path)
@@ -236,7 +237,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
     call(f"mount on {target}", libc.mount(*texts, ctypes.c_ulong(flags), None if data is None else data.encode()))
 
 
-def run(root: bool, limits: dict[str, float], code: list[str], asked: int, say: int) -> None:
+def run(root: bool, limits: dict[str, Any], code: list[str], asked: int, say: int) -> None:
     """As the last process: give up every privilege, run the code, then the tests, and say which passed."""
     try:
         give_up(root, limits, keep=(asked, say))
@@ -247,6 +248,7 @@ def run(root: bool, limits: dict[str, float], code: list[str], asked: int, say: 
     execute, make, read, write, leave, told = exec, compile, os.read, os.write, os._exit, describe
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
+    sys.path += limits["packages"]
     try:
         for part in code:
             execute(make(part, "<completion>", "exec"), module.__dict__)
@@ -288,7 +290,7 @@ def describe(error: BaseException) -> bytes:
     return text.encode("ascii", "replace")[:180].replace(b"\n", b" ").replace(b"\r", b" ")
 
 
-def give_up(root: bool, limits: dict[str, float], keep: tuple[int, int]) -> None:
+def give_up(root: bool, limits: dict[str, Any], keep: tuple[int, int]) -> None:
     """Take user, privileges, descriptors, resources and system calls away from this process for good."""
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -313,7 +315,8 @@ def give_up(root: bool, limits: dict[str, float], keep: tuple[int, int]) -> None
         resource.setrlimit(name, (int(value), int(value)))
     os.nice(5)
     os.umask(0o077)
-    os.environ.update({"HOME": SCRATCH, "TMPDIR": SCRATCH})
+    # A thread for each core would take more processes and address space than there is.
+    os.environ.update({"HOME": SCRATCH, "TMPDIR": SCRATCH, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
     filter_system_calls()
 
 

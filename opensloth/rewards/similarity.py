@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -17,23 +17,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence; bit-parallel (Hyyrö 2004), so that long texts stay cheap."""
-    places: dict[str, int] = {}
-    for place, item in enumerate(a):
-        places[item] = places.get(item, 0) | (1 << place)
-    whole = (1 << len(a)) - 1
-    row = whole
-    for item in b:
-        matches = row & places.get(item, 0)
-        row = ((row + matches) | (row - matches)) & whole
-    return len(a) - row.bit_count()
-
-
 def fuzzy_match(text: str, reference: str) -> float:
-    """Normalised indel similarity of the characters, `rapidfuzz.fuzz.ratio / 100`."""
-    total = len(text) + len(reference)
-    return 2 * common_subsequence(text, reference) / total if total else 1.0
+    """Normalised indel similarity of the characters, as `rapidfuzz.fuzz.ratio / 100`."""
+    from rapidfuzz.distance import Indel  # here, as not every service that knows the measures computes them
+
+    return Indel.normalized_similarity(text, reference)
 
 
 def rouge_n(text: str, reference: str, n: int) -> float:
@@ -47,8 +35,10 @@ def rouge_n(text: str, reference: str, n: int) -> float:
 
 def rouge_l(text: str, reference: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004)."""
+    from rapidfuzz.distance import LCSseq
+
     found, wanted = words(text), words(reference)
-    return _f1(common_subsequence(found, wanted), len(found), len(wanted))
+    return _f1(LCSseq.similarity(found, wanted), len(found), len(wanted))
 
 
 def bleu(text: str, reference: str) -> float:
@@ -81,7 +71,7 @@ def gleu(text: str, reference: str) -> float:
     return same / max(sizes, wanted_sizes)
 
 
-def _grams(items: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+def _grams(items: list[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(items[place : place + n]) for place in range(len(items) - n + 1))
 
 

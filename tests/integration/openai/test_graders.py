@@ -28,6 +28,13 @@ CLOSE = {
     "evaluation_metric": "fuzzy_match",
 }
 SOURCE = "import json\ndef grade(sample, item):\n    return json.loads(sample['output_text'])['n'] / item['of']\n"
+RATIO = """
+from rapidfuzz import fuzz, utils
+
+def grade(sample, item) -> float:
+    given = sample["output_text"], item["reference_answer"]
+    return fuzz.WRatio(*given, processor=utils.default_process) / 100.0
+"""
 PYTHON = {"type": "python", "name": "share", "source": SOURCE, "image_tag": "2025-05-08"}
 
 
@@ -64,8 +71,18 @@ def test_python_runs_where_it_is_allowed_and_its_failures_are_told(allowed: open
     failed = run(allowed, PYTHON, "no json", {"of": 4})
     assert (failed.reward, failed.metadata.errors.python_grader_runtime_error) == (0.0, True)
     assert "JSONDecodeError" in failed.metadata.errors.python_grader_runtime_error_details
+    assert run(allowed, {**PYTHON, "source": RATIO}, "Fuzzy  wuzzy", {"reference_answer": "fuzzy wuzzy!"}).reward > 0.9
     secret = "import os\ndef grade(sample, item):\n    return len(os.environ.get('OPENSLOTH_HOME', ''))\n"
     assert run(allowed, {**PYTHON, "source": secret}, "x", {}).reward == 0.0
+
+
+def test_a_package_that_graders_do_not_have_is_named_before_a_job_needs_it(allowed: openai.OpenAI) -> None:
+    source = "import numpy, sklearn.metrics\ndef grade(sample, item):\n    from nltk import bleu\n    return 1.0\n"
+    with pytest.raises(openai.BadRequestError, match="imports `nltk`, `sklearn`, which") as caught:
+        allowed.fine_tuning.alpha.graders.validate(grader={**PYTHON, "source": source})  # type: ignore[arg-type]
+    assert caught.value.param == "grader.source"
+    tries = "try:\n    import nltk\nexcept ImportError:\n    nltk = None\ndef grade(sample, item):\n    return 0.5\n"
+    assert run(allowed, {**PYTHON, "source": tries}, "x", {}).reward == 0.5
 
 
 @pytest.mark.parametrize(

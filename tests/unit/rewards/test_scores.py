@@ -12,7 +12,7 @@ from opensloth.rewards import RewardPolicy, build_rewards
 from opensloth.rewards.code_tests import last_block
 from opensloth.rewards.failures import RowProblem
 from opensloth.rewards.numeric import last_number, marked_answer, read_number
-from opensloth.rewards.similarity import MEASURES, common_subsequence
+from opensloth.rewards.similarity import MEASURES
 from opensloth.rewards.templates import columns_of, template_problem
 
 
@@ -233,12 +233,13 @@ def test_similarity_has_the_values_that_the_definitions_give():
 
 
 @given(st.text(alphabet="abc", max_size=12), st.text(alphabet="abc", max_size=12))
-def test_the_longest_common_subsequence_agrees_with_the_table(a, b):
+def test_a_fuzzy_match_is_the_share_of_the_longest_common_subsequence(a, b):
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
-    assert common_subsequence(a, b) == table[-1][-1]
+    share = 2 * table[-1][-1] / (len(a) + len(b)) if a or b else 1.0
+    assert MEASURES["fuzzy_match"](a, b) == pytest.approx(share)
 
 
 def test_blocks_and_templates_are_found_in_hostile_text_at_once():
