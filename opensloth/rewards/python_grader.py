@@ -59,15 +59,21 @@ class PythonParams(Params):
         return source
 
 
-def _imported(node: ast.AST) -> set[str]:
+def _imported(tree: ast.AST) -> set[str]:
     """The top-level modules that must be there for the code to run: not those that it tries to import."""
-    if isinstance(node, ast.Try):
-        return set().union(*map(_imported, [*node.orelse, *node.finalbody]))
-    if isinstance(node, ast.Import):
-        return {alias.name.partition(".")[0] for alias in node.names}
-    if isinstance(node, ast.ImportFrom):
-        return {"." * node.level if node.level else str(node.module).partition(".")[0]}
-    return set().union(*map(_imported, ast.iter_child_nodes(node)))
+    found: set[str] = set()
+    left = [tree]  # not by recursion: a long sum is a tree deeper than Python's stack
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Try):
+            left += [*node.orelse, *node.finalbody]
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level if node.level else str(node.module).partition(".")[0])
+        else:
+            left += ast.iter_child_nodes(node)
+    return found
 
 
 def sample_of(completion: str) -> dict[str, Any]:

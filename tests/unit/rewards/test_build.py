@@ -140,3 +140,11 @@ def test_listing_and_building_import_neither_torch_nor_what_only_scoring_needs()
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_grader_of_any_depth_is_read():
+    long = f"def grade(sample, item):\n    return {'+'.join(['1'] * 2000)}\n"
+    policy = RewardPolicy(python=True)
+    assert build_rewards([{"name": "python", "params": {"source": long}}], policy)
+    (error,) = mistakes({"name": "python", "params": {"source": f"{long}import nltk\n"}}, policy=policy)
+    assert "imports `nltk`, which graders do not have here" in error.message
