@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -146,11 +145,10 @@ def _python() -> str:
     return os.path.realpath(sys.executable)
 
 
-@lru_cache(maxsize=1)
 def _packages() -> list[str]:
-    """The directories that this interpreter's packages are installed in."""
-    paths = sysconfig.get_paths()
-    return sorted({os.path.realpath(paths[name]) for name in ("purelib", "platlib")})
+    """The directories of packages that this process imports from itself: those of its venv, user and system."""
+    named = ("site-packages", "dist-packages")
+    return [os.path.realpath(path) for path in sys.path if os.path.basename(path) in named]
 
 
 @lru_cache(maxsize=1)

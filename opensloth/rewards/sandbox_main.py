@@ -196,7 +196,7 @@ def build_root(mount_point: str, disk_bytes: int, packages: list[str]) -> None:
     for path in ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"):
         if os.path.exists(path):
             bind(path, mount_point + path, read_only=False)
-    os.mkdir(mount_point + SCRATCH)
+    os.makedirs(mount_point + SCRATCH, exist_ok=True)  # it is there if Python or a package lies below it
     os.chmod(mount_point + SCRATCH, 0o1777)
     os.chdir(mount_point)
     call("pivot_root", libc.syscall(155 if platform.machine() == "x86_64" else 41, b".", b"."))

@@ -182,6 +182,21 @@ def test_nothing_of_the_host_can_be_read_or_changed(tmp_path, monkeypatch):
     assert secret.read_text() == "very-secret"
 
 
+def test_a_call_imports_packages_from_where_this_process_does_and_changes_none(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"  # below the folder that is the code's own scratch
+    folder.mkdir()
+    (folder / "half.py").write_text("VALUE = 0.5")
+    (folder / "half.py").chmod(0o666)
+    (tmp_path / "secret").write_text("very-secret")
+    monkeypatch.syspath_prepend(folder)
+    code = "import os, half\ndef kept(): return half.VALUE\ndef tried(text): return eval(text)"
+    assert sandbox.call(code, "kept", [], QUICK) == 0.5
+    for tried in ("open(half.__file__, 'a')", f"open({str(tmp_path / 'secret')!r})"):
+        with pytest.raises(sandbox.CallFailed, match=r"Read-only|No such file"):
+            sandbox.call(code, "tried", [tried], QUICK)
+    assert outcome("import half", "pass").status == "code_error"
+
+
 def test_the_tests_are_not_in_memory_before_the_code_has_run():
     code = """
 import gc, sys
