@@ -267,8 +267,12 @@ class Storage:
             self._objects.get_file(_checked(key), local)
             with local.open("rb") as file:
                 return _digest(file)
-        with self.open(key) as source, local.open("wb") as sink:
-            return _digest(source, sink)
+
+        def copy() -> tuple[int, str]:
+            with self._path(key).open("rb") as source, local.open("wb") as sink:
+                return _digest(source, sink)
+
+        return self._again(copy)  # a mount may fail in the middle as well
 
     def _manifest(self, key: str) -> bytes:
         name = f"{key}/{MANIFEST}"

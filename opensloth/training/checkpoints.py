@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opensloth.storage import Storage, StorageCorrupt, StoredFile
+from opensloth.storage import Storage, StorageCorrupt, StorageUnavailable, StoredFile
+from opensloth.storage.errors import FULL
 from opensloth.training.records import Records
 from opensloth.training.run_spec import RunSpec, checkpoint_name, checkpoint_step
 
@@ -84,27 +85,46 @@ class Checkpoints:
     def fetch_newest(self, records: Records | None) -> Path | None:
         """Copies the checkpoint to resume from into the run's folder, verified; None to start from the beginning.
 
-        One that does not match its manifest is passed over for the next older one, which is told in the records.
+        One that does not match its manifest, or cannot be read, is passed over for the next older one, which is told in
+        the records. Raises StorageUnavailable if one cannot be read and no older one can: what holds it may come back.
         """
         if self._spec.resume_from is None:
             return None
         older = [self._known[step] for step in sorted(self._known, reverse=True) if step < self._spec.resumed_step]
+        unreadable: Exception | None = None
         for key in [self._spec.resume_from, *older]:
             local = Path(self._spec.run_dir) / "resume" / key.rpartition("/")[2]
             shutil.rmtree(local, ignore_errors=True)
             try:
                 self._storage.get_tree(key, local)
             except StorageCorrupt as error:
-                if records is not None:
-                    records.log(f"checkpoint {key} is passed over: {error.message}", level="warning")
-                continue
-            return local
-        if records is not None:
-            records.log("no checkpoint can be read; training starts from the beginning", level="warning")
+                _warn(records, f"checkpoint {key} is passed over: {error.message}")
+            except (StorageUnavailable, OSError) as error:
+                self._require_storage(error)
+                unreadable = unreadable or error
+                _warn(records, f"checkpoint {key} is passed over, it cannot be read: {error}")
+            else:
+                return local
+        if unreadable is not None:
+            hint = "look at the disk or mount behind it, and who owns it; or submit again to start from the beginning"
+            raise StorageUnavailable(f"no checkpoint can be read: {unreadable}", hint=hint) from unreadable
+        _warn(records, "no checkpoint can be read; training starts from the beginning")
         return None
 
+    def _require_storage(self, error: StorageUnavailable | OSError) -> None:
+        """Raise `error` where it is not of one checkpoint alone: the local disk is full, or the storage is away."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise error
+        try:
+            self._storage.ping()
+        except (StorageUnavailable, OSError):
+            raise error from None
+
     def remove_unannounced(self) -> None:
-        """Remove what earlier attempts of this job left without announcing it: whole, half, and of no use."""
+        """Remove what earlier attempts of this job left without announcing it: whole, half, and of no use.
+
+        Raises StorageUnavailable and OSError for what may not be looked into or taken away.
+        """
         parent, _, own = self._spec.checkpoint_key.rpartition("/")
         announced = {*self._spec.checkpoints, *self._known.values()}
         for attempt in self._storage.list_keys(parent):
@@ -113,6 +133,11 @@ class Checkpoints:
             for name in self._storage.list_keys(f"{parent}/{attempt}"):
                 if f"{parent}/{attempt}/{name}" not in announced:
                     self._storage.delete(f"{parent}/{attempt}/{name}")
+
+
+def _warn(records: Records | None, message: str) -> None:
+    if records is not None:
+        records.log(message, level="warning")
 
 
 def read_progress(local: Path) -> Progress:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from opensloth.errors import Unavailable
 from opensloth.training.program import EXIT_DONE, EXIT_FAILED, enter, leave
 from opensloth.training.secret_values import SecretValues
 from opensloth.training.stop import EXIT_STOPPED, Stop
@@ -269,12 +270,20 @@ def _fetch_checkpoint(checkpoints: Any, spec: RunSpec, records: Records, rank: R
     if rank.is_main:
         local: Path | None = checkpoints.fetch_newest(records)
         if spec.attempt > 1:
-            checkpoints.remove_unannounced()
+            _tidy(checkpoints, records)
         if store is not None:
             store.set("resume", str(local or ""))
         return local
     path = store.get("resume").decode()
     return Path(path) if path else None
+
+
+def _tidy(checkpoints: Any, records: Records) -> None:
+    """Make room; a job is not lost for what cannot be removed."""
+    try:
+        checkpoints.remove_unannounced()
+    except (Unavailable, OSError) as error:
+        records.log(f"what earlier attempts left in the storage could not be removed: {error}", level="warning")
 
 
 if __name__ == "__main__":
