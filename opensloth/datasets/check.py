@@ -119,21 +119,9 @@ class Checker:
         )
 
 
-def check_file(path: Path, filename: str | None = None, max_line_bytes: int = MAX_LINE_BYTES) -> FileCheck:
-    """The check of a file that is on disk; `filename` is its name with its users, if it is stored under another."""
-    checker = Checker(filename or path.name, max_line_bytes, patient=True)
-    with path.open("rb") as file:
-        _feed(checker, file)
-    return checker.finish(path)
-
-
 def check_stream(file: BinaryIO, filename: str, max_line_bytes: int) -> FileCheck:
     """The check of text rows that are read from `file`."""
     checker = Checker(filename, max_line_bytes, patient=True)
-    _feed(checker, file)
-    return checker.finish_text()
-
-
-def _feed(checker: Checker, file: BinaryIO) -> None:
     while chunk := file.read(CHUNK_BYTES):
         checker.feed(chunk)
+    return checker.finish_text()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from opensloth.cli.specfile import read_spec
-from opensloth.datasets.check import check_file
 from opensloth.datasets.readers import iter_rows
 from opensloth.jobs.spec import parse_job_spec
 from opensloth.rewards import RewardPolicy, build_rewards
+from tests.support.datasets import check_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATASETS = EXAMPLES / "datasets"

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from opensloth.datasets import isolated
-from opensloth.datasets.check import Checker, check_file
+from opensloth.datasets.check import Checker
 from opensloth.datasets.report import FileCheck
 from opensloth.errors import InvalidDataset, TooLarge
+from tests.support.datasets import check_file
 
 SFT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
 DPO = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from opensloth.datasets.check import check_file
 from opensloth.datasets.readers import iter_rows
 from opensloth.errors import InvalidDataset, TooLarge
+from tests.support.datasets import check_file
 
 ROWS = [{"text": f"row {n}"} for n in range(100)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

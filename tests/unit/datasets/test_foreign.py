@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from opensloth.datasets.canonical import CanonicalRows, FileRows
-from opensloth.datasets.check import check_file
 from opensloth.datasets.encode import encode_sft
 from opensloth.datasets.forms import choose_form
 from opensloth.errors import InvalidDataset, InvalidInput
+from tests.support.datasets import check_file
 from tests.support.tiny_model import make_tokenizer
 
 USER = {"role": "user", "content": "Hi"}
