@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opensloth.models.export_formats import QUANTIZATIONS
+from opensloth.models.export_formats import Quantization
 from opensloth.models.gguf import convert_gguf
 from opensloth.training.exports import check
 from opensloth.training.exports.failures import ExportFailed
@@ -67,7 +67,7 @@ def test_a_merged_checkpoint_is_base_and_adapter_in_16_bits(base: Path, adapter:
     assert "ftjob-0a" in card
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", get_args(Quantization))
 def test_a_gguf_file_of_every_type_is_read_back(base: Path, adapter: Path, tmp_path: Path, quantization: str) -> None:
     folder, measured = make(export_run(tmp_path, base, adapter, format="gguf", quantization=quantization))
     assert measured["check/kl"] <= check.LARGEST_KL[quantization]
