@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 
@@ -18,12 +19,19 @@ ALL = (
     "simulate",
     "chat",
 )
+GPU = ("engines", "memory", "packing", "ranks", "startup", "plots")
+"""What needs a GPU, and the plots of what was measured on one."""
 
 
 def main() -> None:
     """Each benchmark is a module here with a `main(options)`."""
     given = sys.argv[1:]
-    names, options = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    mine, options = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", epilog="`NAME -- --help` shows the options of one.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*ALL, *GPU]))
+    names = parser.parse_args(mine).names
+    if unknown := set(names) - {*ALL, *GPU}:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     for name in names or ALL:
         print(f"== {name}", flush=True)
         importlib.import_module(f"benchmarks.{name}").main(options)
