@@ -12,9 +12,10 @@ from sqlalchemy.exc import DatabaseError
 
 from opensloth.connections import may_pass
 from opensloth.database import Database
-from opensloth.errors import OpenSlothError, Unavailable
+from opensloth.errors import Conflict, OpenSlothError, Unavailable
 from opensloth.schema import is_newer
-from opensloth.settings import get_settings
+from opensloth.seen import Seen
+from opensloth.settings import Settings, get_settings
 
 
 def config(url: str) -> Config:
@@ -30,6 +31,27 @@ def upgrade(url: str, revision: str = "head") -> None:
     command.upgrade(config(url), revision)
 
 
+def bring_up_to_date(settings: Settings) -> None:
+    """Upgrade the database that these settings name, which may be newer or new.
+
+    Raises Conflict where this home has worked with a file that is gone: everybody's jobs would seem to be lost.
+    """
+    database = Database(settings.database)
+    seen, file = Seen(settings.home), database.file
+    if file is not None and str(file) in seen and not (file.exists() and file.stat().st_size):
+        raise Conflict(
+            f"the database's file {file} is gone: it was there before",
+            code="database_gone",
+            hint=f"put it back (is its disk mounted?), or remove {seen.file} to begin with an empty one",
+        )
+    if is_newer(database):
+        print("the database is newer than this release, which can live with it: nothing is changed")
+    else:
+        upgrade(settings.database)
+    if file is not None:
+        seen.add(str(file))
+
+
 def main() -> None:
     """Runs what the arguments say; without any, upgrades to the newest revision.
 
@@ -40,10 +62,10 @@ def main() -> None:
         settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
     verb, rest = (sys.argv[1:2] or ["upgrade"])[0], sys.argv[2:]
     try:
-        if verb == "upgrade" and not rest and is_newer(Database(settings.database)):
-            print("the database is newer than this release, which can live with it: nothing is changed")
+        if verb == "upgrade" and not rest:
+            bring_up_to_date(settings)
         elif verb == "upgrade":
-            upgrade(settings.database, rest[0] if rest else "head")
+            upgrade(settings.database, rest[0])
         elif verb == "downgrade" and rest:
             command.downgrade(config(settings.database), rest[0])
         elif verb == "revision" and rest:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Double, MetaData, select, text
@@ -63,6 +64,12 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writers = threading.Lock() if self.is_sqlite else None
         self._probing, self._probed = threading.Lock(), float("-inf")
+
+    @property
+    def file(self) -> Path | None:
+        """The file of SQLite; None for a server, and in memory."""
+        name = self.engine.url.database
+        return Path(name).absolute() if self.is_sqlite and name and name != ":memory:" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -70,6 +70,11 @@ def is_newer(database: Database) -> bool:
 
 def require_schema(database: Database) -> None:
     """Raise WrongSchema unless this release can work with the database, which may be newer; or Unavailable."""
+    if database.file is not None and not database.file.exists():  # looking into it would make an empty one
+        raise WrongSchema(
+            f"the database's file {database.file} is not there",
+            hint="put it back (is its disk mounted?), or make a new one with `python -m migrations`",
+        )
     if is_newer(database):
         log.warning("the database is newer than this release, which goes on; install the newer release here too")
         return

@@ -96,6 +96,7 @@ def test_a_database_that_is_behind_is_told_with_the_command_that_helps(services:
 
 
 def test_an_empty_database_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "new.db").touch()
     with pytest.raises(WrongSchema, match="has no tables yet"):
         require_schema(Database(f"sqlite:///{tmp_path / 'new.db'}"))
 

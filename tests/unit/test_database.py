@@ -12,12 +12,14 @@ from alembic import command
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from migrations.__main__ import config, upgrade
+from migrations.__main__ import bring_up_to_date, config, upgrade
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.connections import may_pass
 from opensloth.database import Base, Database, after_commit, db_now
-from opensloth.errors import InvalidInput, OpenSlothError, Unavailable
+from opensloth.errors import Conflict, InvalidInput, OpenSlothError, Unavailable
+from opensloth.schema import WrongSchema, require_schema
 from opensloth.services import Services
+from opensloth.settings import Settings
 from tests.support.jobs import submit
 
 
@@ -93,6 +95,29 @@ def test_a_file_that_is_moved_away_is_neither_written_nor_made_anew_and_works_wh
     aside.rename(file)
     database.probe()
     database.engine.dispose()
+
+
+def test_a_start_without_the_file_that_was_there_makes_no_empty_one(tmp_path: Path) -> None:
+    file, aside = tmp_path / "db" / "x.db", tmp_path / "aside.db"
+    file.parent.mkdir()
+    settings = Settings(home=tmp_path / "home", database_url=f"sqlite:///{file}")
+    bring_up_to_date(settings)
+    bring_up_to_date(settings)
+    file.rename(aside)
+    with pytest.raises(Conflict, match=r"x\.db is gone: it was there before") as gone:
+        bring_up_to_date(settings)
+    with pytest.raises(WrongSchema, match=r"x\.db is not there"):
+        require_schema(Database(settings.database))
+    assert not file.exists()
+    aside.rename(file)
+    bring_up_to_date(settings)
+    require_schema(Database(settings.database))
+    file.unlink()
+    seen = tmp_path / "home" / "seen.txt"
+    assert str(seen) in str(gone.value.hint)
+    seen.unlink()
+    bring_up_to_date(settings)
+    assert counts(Database(settings.database))["jobs"] == 0
 
 
 def test_the_clock_moves_within_a_transaction(services: Services) -> None:
