@@ -110,7 +110,8 @@ class Generation(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """The same seed, request and `system_fingerprint` give the same answer, up to rounding."""
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = Field(
-        default=None, json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 4}]}
+        default=None,
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 4}, {"type": "null"}]},
     )
     """Up to 4 texts before which the answer ends."""
 

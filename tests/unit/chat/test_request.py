@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.openai.errors import message_of
-from opensloth.chat.request import parse_chat, parse_completion
+from opensloth.chat.request import ChatCompletion, Completion, parse_chat, parse_completion
 from opensloth.errors import InvalidInput
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -90,3 +90,10 @@ def test_what_is_asked_has_openais_defaults() -> None:
     assert spoken.messages == [{"role": "system", "content": "ab"}]
     text = parse_completion({"model": "tiny", "prompt": [[1, 2], [3]]}).ask(None)
     assert (text.prompts, text.max_tokens, text.sampling.logprobs) == ([[1, 2], [3]], 16, None)
+
+
+@pytest.mark.parametrize("body", [ChatCompletion, Completion])
+def test_what_may_be_left_out_may_be_null_also_by_the_schema(body: type[ChatCompletion] | type[Completion]) -> None:
+    schema = body.model_json_schema()
+    for name in schema["properties"].keys() - set(schema["required"]) - {"prompt"}:
+        assert {"type": "null"} in schema["properties"][name]["anyOf"], name
