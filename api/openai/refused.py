@@ -1,4 +1,4 @@
-"""Routes of OpenAI's fine-tuning that have no meaning here, refused by name."""
+"""Routes of OpenAI's beside those that are served that have no meaning here, refused by name."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from fastapi import APIRouter, Depends, Path
 
 from api.dependencies import authenticated
 from api.openai.errors import OpenAIRoute, not_found
+from api.unserved import left_out
 
-router = APIRouter(
-    prefix="/v1/fine_tuning/checkpoints",
-    tags=["fine-tuning"],
-    dependencies=[Depends(authenticated)],
-    route_class=OpenAIRoute,
-)
+router = APIRouter(prefix="/v1", dependencies=[Depends(authenticated)], route_class=OpenAIRoute)
 Checkpoint = Annotated[str, Path(description="The name of a checkpoint as a model.")]
 
 
-@router.get("/{checkpoint}/permissions")
-@router.post("/{checkpoint}/permissions")
+@router.get("/chat/completions", tags=["chat"])
+def stored_chats() -> None:
+    """Refused: what an answer says is kept by nobody."""
+    raise left_out("chat", "GET /v1/chat/completions")
+
+
+@router.get("/fine_tuning/checkpoints/{checkpoint}/permissions", tags=["fine-tuning"])
+@router.post("/fine_tuning/checkpoints/{checkpoint}/permissions", tags=["fine-tuning"])
 def permissions(checkpoint: Checkpoint) -> None:
     """Refused: there are no projects to share a checkpoint with."""
     _refuse()
 
 
-@router.delete("/{checkpoint}/permissions/{permission_id}")
+@router.delete("/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}", tags=["fine-tuning"])
 def delete_permission(checkpoint: Checkpoint, permission_id: str) -> None:
     """Refused likewise."""
     _refuse()

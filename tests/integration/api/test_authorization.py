@@ -106,6 +106,7 @@ TABLE: dict[str, Access] = {
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": MAKE,
     "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": MAKE,
     "POST /v1/leases": MAKE,
+    "GET /v1/chat/completions": READ,
     "POST /v1/chat/completions": MAKE,
     "POST /v1/completions": MAKE,
     "GET /v1/queue": READ,
