@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,18 @@ from tests.support import servers
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
 
+
+class _Loggers(dict[str, logging.Logger]):
+    """All loggers; pytest goes through them before each phase of a test.
+
+    Meanwhile a thread of an API under test may import a library, which adds loggers: "dictionary changed size".
+    """
+
+    def values(self) -> list[logging.Logger]:
+        return list(super().values())
+
+
+logging.root.manager.loggerDict = _Loggers(logging.root.manager.loggerDict)
 
 _PROCESSES = {"worker", "faults", "chat", "openai", "webhooks"}
 """Folders of tests/integration whose tests start whole workers."""
