@@ -41,13 +41,18 @@ _LONG = {"test_authorization.py"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `make test-all` the second database where whole workers run; what differs is tested below them."""
+    """Leave to `make test-all` the second database where whole workers run; what differs is tested below them.
+
+    A slow test has a quarter of an hour, as it may run beside others on a busy machine.
+    """
     for item in items:
         place = item.path.relative_to(item.config.rootpath).parts
         database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
         runs_workers = place[1] == "integration" and place[2] in _PROCESSES and item.path.name != "test_model.py"
         if (runs_workers or item.path.name in _LONG) and database == "postgresql":
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(autouse=True)

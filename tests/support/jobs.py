@@ -69,7 +69,7 @@ def submit(services: Services, name: str = "steps=5", **more: Any) -> str:
     return services.jobs.submit(body(services, add_file(services), name, **more), ADMIN)[0].id
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 30.0, every: float = 0.02) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 90.0, every: float = 0.02) -> Any:
     """Wait until `condition` gives something true, and return it."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30.0, every: float =
     raise AssertionError(f"not within {timeout} s")
 
 
-def wait_for_state(services: Services, job_id: str, *states: str, timeout: float = 30.0) -> JobView:
+def wait_for_state(services: Services, job_id: str, *states: str, timeout: float = 90.0) -> JobView:
     """Wait until the job is in one of `states`."""
 
     def reached() -> JobView | None:

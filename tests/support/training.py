@@ -186,7 +186,7 @@ class TrainerHost:
         process.start()
         return process
 
-    def run(self, spec: RunSpec, signal: Signal | None = None, timeout_s: float = 120) -> int:
+    def run(self, spec: RunSpec, signal: Signal | None = None, timeout_s: float = 400) -> int:
         """Runs all ranks to their end; returns the exit code of rank 0 (negative for a signal)."""
         processes = [self.start(spec, rank, signal) for rank in range(spec.world_size)]
         for process in processes:

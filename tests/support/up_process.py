@@ -42,7 +42,7 @@ class Up:
         """Everything it has printed."""
         return self.output.read_text()
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+    def wait_for(self, text: str, timeout: float = 150.0) -> None:
         """Waits until it has printed `text`."""
         wait_until(
             lambda: text in self.text or self.process.poll() is not None,
@@ -51,7 +51,7 @@ class Up:
         )
         assert text in self.text, f"{text!r} is not in:\n{self.text}"
 
-    def wait_ended(self, timeout: float = 60.0) -> int:
+    def wait_ended(self, timeout: float = 150.0) -> int:
         """Its exit code."""
         return self.process.wait(timeout)
 
