@@ -51,7 +51,7 @@ class Worker:
         if number == signal.SIGKILL:
             self.process.wait()
 
-    def stop(self, timeout: float = 30.0) -> None:
+    def stop(self, timeout: float = 90.0) -> None:
         """SIGTERM, and the end of the process."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()

@@ -20,6 +20,12 @@ from tests.support.workers import Worker, running_worker, trainers_of
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Leases and graces that a loaded machine keeps: what is tested here is not how they end."""
+    return settings.model_copy(update={"lease_s": 10.0, "host_timeout_s": 15.0, "stop_grace_s": 30.0})
+
+
+@pytest.fixture
 def worker(settings: Settings, tmp_path: Path) -> Iterator[Worker]:
     with running_worker(settings, tmp_path) as running:
         yield running
