@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +43,7 @@ from opensloth.jobs.usage import UsageService
 from opensloth.models.registry import ModelRegistry
 from opensloth.plugins import load_plugins
 from opensloth.rewards import RewardPolicy
+from opensloth.seen import Seen
 from opensloth.settings import Settings
 from opensloth.storage import Storage
 from opensloth.storage.deletions import Deletions
@@ -185,7 +187,7 @@ class Services:
         if settings.database_url is None:
             settings.home.expanduser().mkdir(parents=True, exist_ok=True, mode=0o700)
         database = Database(settings.database)
-        storage = Storage(settings.storage)
+        storage = _storage(settings)
         publisher = Publisher(settings.redis)
         events = EventStore(database, publisher)
         files = FileService(database, storage, settings, user_of_file, require_bytes)
@@ -204,3 +206,14 @@ class Services:
         exports = ExportService(database, jobs, models)
         parts = (settings, database, storage, publisher, events, keys, files, pulls, models, rewards)
         return cls(*parts, queue, jobs, secrets, exports)
+
+
+def _storage(settings: Settings) -> Storage:
+    """The storage; an empty place where this home has had one is a disk that is not mounted."""
+    seen = Seen(settings.home)
+    storage = Storage(settings.storage, known=settings.storage in seen)
+    if storage.folder is not None:
+        with suppress(OSError):  # on a full disk, or a read-only one: at a later start
+            storage.mark()
+            seen.add(settings.storage)
+    return storage

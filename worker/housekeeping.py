@@ -39,7 +39,7 @@ class Housekeeping(threading.Thread):
             try:
                 self.look()
             except Unavailable as error:
-                log.warning("tidying up waits for the database: %s", error)
+                log.warning("tidying up waits: %s", error)
             except Exception:
                 log.exception("tidying up failed")
             if self._stop_asked.wait(DELETIONS_EVERY_S):

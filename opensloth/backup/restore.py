@@ -60,6 +60,7 @@ def restore(settings: Settings, source: str, *, force: bool = False) -> Restored
         aside.migrate(about.revision)
         aside.fill(_rows(reader, Path(scratch) / "rows"), about.tables)
         aside.migrate("head")
+        storage.mark()
         count, left_out = put_back(reader, storage, Path(scratch))
         _settle(Database(aside.url), storage)
         kept = aside.switch()

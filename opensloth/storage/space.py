@@ -6,11 +6,16 @@ import shutil
 from pathlib import Path
 
 from opensloth.errors import InsufficientStorage
+from opensloth.storage.errors import StorageUnavailable
 from opensloth.storage.store import Storage
 
 
 def shortage(storage: Storage, home: Path, least: int) -> str | None:
-    """What has less than `least` bytes free, in words; None if nothing has, and for what is not on a disk of ours."""
+    """What is away or has less than `least` bytes free, in words; None if nothing, and for what is no disk of ours."""
+    try:
+        storage.require_there()
+    except StorageUnavailable as error:
+        return error.message
     for name, folder in (("the storage", storage.folder), ("OPENSLOTH_HOME", home.expanduser())):
         if folder is None or not folder.exists():
             continue
@@ -24,7 +29,8 @@ def shortage(storage: Storage, home: Path, least: int) -> str | None:
 
 
 def require_room(storage: Storage, home: Path, least: int) -> None:
-    """Raise InsufficientStorage while a disk is short."""
+    """Raise InsufficientStorage while a disk is short, StorageUnavailable while the storage's is not there."""
+    storage.require_there()
     short = shortage(storage, home, least)
     if short is not None:
         raise InsufficientStorage(

@@ -34,6 +34,8 @@ T = TypeVar("T")
 MANIFEST = "MANIFEST.json"
 ASIDE = ".aside"
 """Where trees and files are written before they are renamed."""
+MARK = ".opensloth"
+"""A file that tells a directory store from the empty place where its disk would be mounted."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,20 @@ class Usage:
 class Storage:
     """The store behind `OPENSLOTH_STORAGE_URL`; keys are relative POSIX paths made by the server.
 
-    What does not answer is tried again for `patience_s` seconds; then it is StorageUnavailable.
+    What does not answer is tried again for `patience_s` seconds; then it is StorageUnavailable. So is a directory that
+    had its mark, or is `known` to have had it, while that is gone.
     """
 
-    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, patience_s: float = PATIENCE_S, *, known: bool = False) -> None:
         self.url = url
         self._patience_s = patience_s
         self._root: Path | None = None
         self._objects: ObjectStore | None = None
         if "://" not in url or url.startswith("file://"):
             self._root = Path(url.removeprefix("file://")).expanduser().absolute()
-            self._root.mkdir(parents=True, exist_ok=True)
+            if not known:
+                self._root.mkdir(parents=True, exist_ok=True)
+            self._marked = known or (self._root / MARK).exists()
         else:
             self._objects = ObjectStore(url, patience_s)
 
@@ -74,6 +79,17 @@ class Storage:
     def folder(self) -> Path | None:
         """The directory behind a store that is one."""
         return self._root
+
+    def mark(self) -> None:
+        """Leave the mark in a directory store that has none; raises OSError."""
+        if self._root is not None and not self._marked:
+            (self._root / MARK).touch()
+            self._marked = True
+
+    def require_there(self) -> None:
+        """Raise StorageUnavailable where the disk of a directory store is not mounted."""
+        if self._root is not None:
+            _ = self._folder
 
     def ping(self) -> None:
         """Raise StorageUnavailable or OSError unless the store answers."""
@@ -199,7 +215,7 @@ class Storage:
 
     def scratch(self, fallback: Path) -> Path:
         """A folder from which `put_file` and `put_tree` can move instead of copy; `fallback` for an object store."""
-        folder = fallback if self._root is None else self._root / ASIDE
+        folder = fallback if self._root is None else self._folder / ASIDE
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -302,6 +318,11 @@ class Storage:
     @property
     def _folder(self) -> Path:
         assert self._root is not None
+        if self._marked and not _may_be_there(self._root / MARK):
+            raise StorageUnavailable(
+                f"the storage {self._root} is not there",
+                hint=f"mount its disk; to go on with what is there instead, make the file {MARK} in it",
+            )
         return self._root
 
     def _path(self, key: str) -> Path:
@@ -332,6 +353,17 @@ class Storage:
         folder = self._folder / ASIDE
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def _may_be_there(path: Path) -> bool:
+    """False only where it is certain; a mount that fails tells what it has where it is used."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _checked(key: str) -> str:

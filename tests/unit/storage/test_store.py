@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from opensloth.storage import Storage, StorageCorrupt
+from opensloth.services import Services
+from opensloth.settings import Settings
+from opensloth.storage import Storage, StorageCorrupt, StorageUnavailable
 from opensloth.storage.store import ASIDE, MANIFEST, Usage
 
 
@@ -147,3 +150,34 @@ def test_two_processes_that_delete_one_tree_at_once_both_succeed(
     storage.delete("jobs/1")
     assert not storage.exists("jobs/1")
     assert storage.list_keys(".aside") == []
+
+
+def test_a_store_whose_disk_is_not_mounted_is_unavailable_and_nothing_is_written_in_its_place(tmp_path: Path) -> None:
+    place, disk = tmp_path / "store", tmp_path / "disk"
+    storage = Storage(str(place))
+    storage.mark()
+    storage.put_bytes("jobs/1/a", b"a")
+    place.rename(disk)
+    for there in (False, True):  # the mount point may stay
+        if there:
+            place.mkdir()
+        for away in (storage, Storage(str(place), known=True)):
+            for ask in (away.ping, lambda s=away: s.put_bytes("jobs/1/b", b"b"), lambda s=away: s.exists("jobs/1/a")):
+                with pytest.raises(StorageUnavailable, match="is not there"):
+                    ask()
+    assert list(place.iterdir()) == []
+    place.rmdir()
+    disk.rename(place)
+    for back in (storage, Storage(str(place), known=True)):
+        back.ping()
+        assert back.open("jobs/1/a").read() == b"a"
+
+
+def test_a_home_knows_the_storage_it_has_had_until_it_is_told_to_begin_anew(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", storage_url=str(tmp_path / "store"))
+    Services.make(settings).storage.put_bytes("jobs/1/a", b"a")
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(StorageUnavailable, match="is not there"):
+        Services.make(settings).storage.ping()
+    (tmp_path / "home" / "seen.txt").unlink()
+    Services.make(settings).storage.ping()
