@@ -25,7 +25,6 @@ class RecordPump:
         self._offset = 0
         self.result: dict[str, Any] | None = None
         self.failure: dict[str, Any] | None = None
-        self.stopped: dict[str, Any] | None = None
         self.longest_step_s = 0.0
         self.longest_save_s = 0.0
         self.peak_bytes: int | None = None
@@ -90,8 +89,6 @@ class RecordPump:
                 self.result = data
             case "failure":
                 self.failure = data
-            case "stopped":
-                self.stopped = data
             case "metrics":
                 self._measure(data)
             case "started":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,6 @@ from opensloth.devices.inventory import FoundDevice
 from opensloth.errors import OpenSlothError, Unavailable
 from opensloth.jobs.attempts import AttemptService, Placed
 from opensloth.jobs.endings import End
-from opensloth.jobs.results_file import ResultsFile, store_results
 from opensloth.jobs.states import StopIntent
 from opensloth.services import Services
 from opensloth.training.evaluations.spec import EvaluationRun
@@ -40,17 +38,11 @@ from worker.records import RecordPump
 from worker.share import Share
 from worker.stalls import StallWatch
 from worker.standby_pool import StandbyPool
+from worker.verdict import Deaths, no_success, success
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
-_FOLLOWERS_GRACE_S = 5.0
-"""How long the other ranks may live once one has died: they would wait in a collective for ever."""
-_STOPPED = 10
-"""Exit status of a trainer that saved a checkpoint and left because it was asked to."""
-_LEFT = 75
-"""Exit status of a trainer that heard nothing of its lease for too long."""
-
 
 _PREPARE: dict[
     str, Callable[..., tuple[RunSpec | ExportRun | EvaluationRun | CommandRun | ChatRun, dict[str, Any]]]
@@ -61,10 +53,6 @@ _PREPARE: dict[
     "command": prepare_command,
     "chat": prepare_chat,
 }
-
-
-_LITTLE_BYTES = 1 << 20
-"""With less free space a record of a failure may find no room."""
 
 
 class Supervisor(threading.Thread):
@@ -95,9 +83,10 @@ class Supervisor(threading.Thread):
         )
         self._pump.longest_step_s, self._pump.longest_save_s = placed.longest_step_s, placed.longest_save_s
         self._stalls = StallWatch(self._run_dir, services.settings.stall_s)
-        self._stalled: End | None = None
         self._share = Share(watch, placed, devices)
-        self._verdict_on_share: End | None = None
+        self._condemned: End | None = None
+        """Why the attempt was killed, as it goes beyond its share or stands still."""
+        self._deaths = Deaths()
         self._ranks: Ranks | None = None
         self._stop_intent: StopIntent | None = None
         self._wake = threading.Event()
@@ -105,8 +94,6 @@ class Supervisor(threading.Thread):
         self._stop_once = threading.Lock()
         self._kill_at: float | None = None
         self._save_until = 0.0
-        self._first_death: float | None = None
-        self._slain: set[int] = set()
         self._began = time.monotonic()
         self._lease = Lease(attempts, self.job_id, self.attempt, services.settings, self.stop, self._lose)
 
@@ -185,7 +172,7 @@ class Supervisor(threading.Thread):
             self._enforce_share(ranks)
             self._enforce_progress(ranks)
         statuses = ranks.poll()
-        self._note_deaths(statuses)
+        self._deaths.note(statuses)
         ranks.kill()
         self._carry_rest()
         return self._share.judged(self._verdict(statuses), self._pump.failure, self._pump.peak_bytes)
@@ -262,30 +249,23 @@ class Supervisor(threading.Thread):
             ranks.kill()
 
     def _follow_a_dead_rank(self, ranks: Ranks) -> None:
-        self._note_deaths(ranks.poll())
-        if self._first_death is not None and time.monotonic() - self._first_death > _FOLLOWERS_GRACE_S:
+        self._deaths.note(ranks.poll())
+        if self._deaths.were_waited_for():
             ranks.kill()
-
-    def _note_deaths(self, statuses: list[int | None]) -> None:
-        """When the first ranks died, and which of them by a signal, which was not ours then, or for want of a lease."""
-        if self._first_death is None and not all(status in (None, 0, _STOPPED) for status in statuses):
-            self._first_death = time.monotonic()
-            dead = {rank: status for rank, status in enumerate(statuses) if status is not None}
-            self._slain = {rank for rank, status in dead.items() if status < 0 or status == _LEFT}
 
     def _enforce_share(self, ranks: Ranks) -> None:
         """A job that is beyond its share, or has lost a device, ends now; a checkpoint would need what is not there."""
-        self._verdict_on_share = self._verdict_on_share or self._share.verdict()
-        if self._verdict_on_share is not None:
+        self._condemned = self._condemned or self._share.verdict()
+        if self._condemned is not None:
             ranks.kill()
 
     def _enforce_progress(self, ranks: Ranks) -> None:
         """A run that stands still is ended; where its ranks stood is put on the job."""
-        if self._placed.job.kind == "command" or self._stop_intent is not None or self._stalled is not None:
+        if self._placed.job.kind == "command" or self._stop_intent is not None or self._condemned is not None:
             return
         if not self._stalls.look(self._pump.offset, self._logs.written):
             return
-        self._stalled, told = self._stalls.verdict(ranks, lambda: time.sleep(_TICK_S))
+        self._condemned, told = self._stalls.verdict(ranks, lambda: time.sleep(_TICK_S))
         log.warning("%s: %s", self.job_id, told.message)
         ranks.kill()
         try:
@@ -309,69 +289,8 @@ class Supervisor(threading.Thread):
                 time.sleep(1.0)
 
     def _verdict(self, statuses: list[int | None]) -> End:
-        """What the exit statuses and the last records say."""
-        pump = self._pump
-        if pump.result is not None and all(status == 0 for status in statuses):
-            return End(
-                "succeeded",
-                result=pump.result,
-                lora=self._lora(pump.result),
-                step_s=pump.step_s,
-                results=self._results_file(),
-            )
-        if self._verdict_on_share is not None:
-            return replace(self._verdict_on_share, log_tail=self._logs.tail())
-        if self._stalled is not None:
-            return self._stalled
-        if self._stop_intent is StopIntent.KILL:
-            return End("stopped")
-        if pump.failure is not None and not self._only_followed(pump.failure):
-            failure = pump.failure
-            tail = self._logs.tail() or failure.get("detail")
-            result = {"exit_code": failure["exit_code"]} if "exit_code" in failure else {}
-            return End(
-                "failed", str(failure.get("code")), failure.get("message"), failure.get("hint"), tail, result=result
-            )
-        if self._stop_intent is not None and all(status in (0, _STOPPED, -15) for status in statuses):
-            return End("stopped")
-        if _LEFT in statuses:
-            return End("lost", "lease_lost")
-        codes = ", ".join(_exit_name(status) for status in statuses)
-        if shutil.disk_usage(self._run_dir).free < _LITTLE_BYTES:
-            text = f"the disk of OPENSLOTH_HOME is full, so that the trainer could not even say why it ended ({codes})"
-            return End("failed", "storage_error", text, log_tail=self._logs.tail())
-        return End(
-            "failed", "trainer_killed", f"the trainer ended without a result ({codes})", log_tail=self._logs.tail()
-        )
-
-    def _only_followed(self, failure: dict[str, Any]) -> bool:
-        """Whether a rank was killed or left first, and this failure is that another one lost it in an exchange."""
-        return failure.get("code") == "internal_error" and bool(self._slain - {failure.get("local_rank")})
-
-    def _results_file(self) -> ResultsFile | None:
-        """The file of metrics of a training; a success is not lost for want of it."""
-        services = self._services
-        if self._placed.job.kind != "training":
-            return None
-        try:
-            return store_results(services.database, services.events, services.storage, self._run_dir, self.job_id)
-        except (OSError, Unavailable):
-            log.exception("%s: its file of metrics could not be written", self.job_id)
-            return None
-
-    def _lora(self, result: dict[str, object]) -> dict[str, object] | None:
-        """The adapter's configuration, for jobs that start from it."""
-        if "key" not in result:
-            return None
-        try:
-            with self._services.storage.open(f"{result['key']}/adapter_config.json") as file:
-                loaded: dict[str, object] = json.load(file)
-                return loaded
-        except FileNotFoundError:
-            return None
-
-
-def _exit_name(status: int | None) -> str:
-    if status is None:
-        return "running"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"
+        if self._pump.result is not None and all(status == 0 for status in statuses):
+            return success(self._services, self._placed.job, self._run_dir, self._pump)
+        if self._condemned is not None:
+            return replace(self._condemned, log_tail=self._condemned.log_tail or self._logs.tail())
+        return no_success(statuses, self._stop_intent, self._deaths, self._pump, self._logs, self._run_dir)
