@@ -23,6 +23,7 @@ from opensloth.datasets.rows import FileRow
 from opensloth.datasets.service import FileService
 from opensloth.datasets.stored import found_file, stored_check
 from opensloth.errors import FieldError, InvalidDataset, InvalidInput
+from opensloth.models.choices import ModelChoice
 from opensloth.models.registry import ModelRegistry
 from opensloth.storage import Storage
 
@@ -105,51 +106,48 @@ class PreviewService:
             choice = self._models.choices.of(session, model, "model", caller) if model is not None else None
         if check is None:
             raise InvalidDataset("the file was checked by another release", hint="upload it again")
-        method = training_type or next((name for name, found in check.methods.items() if found.ok), "sft")
-        if method not in METHODS:
-            known = ", ".join(METHODS)
-            raise InvalidInput(
-                "the training type is unknown", fields=[FieldError("training_type", f"there are {known}")]
-            )
-        used = form_named(method, form, "form").name if form else check.methods[method].form
-        fits = check.methods[method].forms.get(used) if used else None
-        if used is None or (fits is not None and not fits.ok):
-            raise _unfit(row.filename, method, check, fits or check.methods[method])
+        method, used = _choice(row.filename, check, training_type, form)
+        wanted = {
+            "training_type": method,
+            "form": used,
+            "loss_on": loss_on,
+            "max_length": max_length,
+            "offset": offset,
+            "rows": rows,
+        }
         with tempfile.TemporaryDirectory(prefix="opensloth-preview-") as scratch:
-            request = {
-                "file": self._source(row, Path(scratch)),
-                "evaluation": self._source(evaluation, Path(scratch)) if evaluation else None,
-                "training_type": method,
-                "form": used,
-                "loss_on": loss_on,
-                "max_length": max_length,
-                "offset": offset,
-                "rows": rows,
-                "statistics_s": self._timeout_s / 2,
-            }
-            if choice is not None and choice.storage_key is not None:
-                request["model_folder"] = str(self._tokenizer_files(choice.storage_key, Path(scratch) / "model"))
-            elif choice is not None:
-                request["hub_id"] = choice.hub_id
-            answer = self._ask(request)
-        forms = list(check.methods[method].forms)
+            answer = self._ask(wanted | self._sources(row, evaluation, choice, Path(scratch)))
         return FilePreview(
             file=file_id,
             training_type=method,
             form=used,
-            forms=forms,
+            forms=list(check.methods[method].forms),
             model=model,
             total_rows=check.rows,
             rows=answer["rows"],
             statistics=answer["statistics"],
         )
 
+    def _sources(
+        self, row: FileRow, evaluation: FileRow | None, choice: ModelChoice | None, scratch: Path
+    ) -> dict[str, Any]:
+        """Where the helper finds files and tokenizer; what storage does not have as a file is copied to `scratch`."""
+        found: dict[str, Any] = {
+            "file": self._source(row, scratch),
+            "evaluation": self._source(evaluation, scratch) if evaluation else None,
+        }
+        if choice is not None and choice.storage_key is not None:
+            found["model_folder"] = str(self._tokenizer_files(choice.storage_key, scratch / "model"))
+        elif choice is not None:
+            found["hub_id"] = choice.hub_id
+        return found
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         environment = child_environment() | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "opensloth.datasets.preview"],
-                input=json.dumps(request).encode(),
+                input=json.dumps({**request, "statistics_s": self._timeout_s / 2}).encode(),
                 env=environment,
                 capture_output=True,
                 timeout=self._timeout_s,
@@ -191,6 +189,19 @@ class PreviewService:
     def _copy(self, key: str, target: Path) -> None:
         with self._storage.open(key) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _choice(name: str, check: FileCheck, training_type: str | None, form: str | None) -> tuple[str, str]:
+    """The method and form to show: those asked for, else the first that fits. Raises InvalidInput, InvalidDataset."""
+    method = training_type or next((fit for fit, found in check.methods.items() if found.ok), "sft")
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise InvalidInput("the training type is unknown", fields=[FieldError("training_type", f"there are {known}")])
+    used = form_named(method, form, "form").name if form else check.methods[method].form
+    fits = check.methods[method].forms.get(used) if used else None
+    if used is None or (fits is not None and not fits.ok):
+        raise _unfit(name, method, check, fits or check.methods[method])
+    return method, used
 
 
 def _unfit(name: str, method: str, check: FileCheck, found: FormCheck) -> InvalidDataset:
