@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +28,29 @@ class Trial:
     seconds: float = 0.0
 
 
+class _OfThread(threading.local):
+    runner: RewardRunner | None = None
+    """Kept with its helper process, which takes far longer to start than most graders to answer."""
+
+
+AT_ONCE = 2
+_threads = ThreadPoolExecutor(AT_ONCE, "trials")
+"""A helper dies with the thread that has started it: these stay."""
+_here = _OfThread()
+
+
 def try_grader(bound: BoundReward, policy: RewardPolicy, sample: str, item: Mapping[str, Any]) -> Trial:
-    """What the grader gives for `sample`, in a process of its own: whoever calls it bounds how many there are."""
+    """What the grader gives for `sample`, in a helper process that is kept for the next trial."""
+    return _threads.submit(_try, bound, policy, sample, item).result()
+
+
+def _try(bound: BoundReward, policy: RewardPolicy, sample: str, item: Mapping[str, Any]) -> Trial:
     began = time.monotonic()
-    with RewardRunner(policy, strict=True) as runner:
-        found = _tried(bound, policy, runner, sample, item)
+    if _here.runner is None or _here.runner.policy != policy:
+        if _here.runner is not None:
+            _here.runner.close()
+        _here.runner = RewardRunner(policy, strict=True)
+    found = _tried(bound, policy, _here.runner, sample, item)
     return Trial(found.reward, found.scores, found.errors, time.monotonic() - began)
 
 

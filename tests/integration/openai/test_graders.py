@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
 
+from opensloth.rewards import runner
 from opensloth.settings import Settings
 from tests.integration.openai.conftest import client_for
 from tests.support.http_server import serve
@@ -64,6 +65,19 @@ def test_graders_give_what_they_say_and_tell_what_went_wrong(client: openai.Open
     in_json = {**CHECK, "input": "{{sample.output_json.city}}"}
     assert run(client, in_json, '{"city": "Bonn"}', {"reference_answer": "bonn"}).reward == 1.0
     assert run(client, in_json, "Bonn", {"reference_answer": "bonn"}).metadata.errors.sample_parse_error
+
+
+def test_a_grader_is_tried_by_the_helper_of_the_one_before(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> float:
+        return client.fine_tuning.alpha.graders.run(
+            grader=cast(Any, CHECK), model_sample="PARIS", item={"reference_answer": "Paris"}
+        ).reward
+
+    assert run() == 1.0
+    monkeypatch.setattr(runner, "subprocess", None)
+    assert run() == 1.0
 
 
 def test_python_runs_where_it_is_allowed_and_its_failures_are_told(allowed: openai.OpenAI) -> None:
