@@ -88,9 +88,11 @@ class RecordSink:
         """Announce a checkpoint, and let go of those that it replaces or that make room for it."""
         step = int(data["step"])
         gone = {str(key) for key in data.get("removed") or []}
-        replaced = session.get(CheckpointRow, (row.id, step))
+        replaced = session.scalar(
+            select(CheckpointRow.key).where(CheckpointRow.job_id == row.id, CheckpointRow.step == step)
+        )
         if replaced is not None:
-            gone.add(replaced.key)
+            gone.add(replaced)
         session.merge(
             CheckpointRow(
                 job_id=row.id,
@@ -109,7 +111,7 @@ class RecordSink:
         own = f"jobs/{row.id}/checkpoints/"
         known = set(session.scalars(select(CheckpointRow.key).where(CheckpointRow.job_id == row.id)))
         if replaced is not None:
-            known.add(replaced.key)
+            known.add(replaced)
         for key in sorted(gone & known):
             session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == row.id, CheckpointRow.key == key))
             if key.startswith(own):

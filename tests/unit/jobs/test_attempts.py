@@ -48,6 +48,21 @@ def test_the_same_records_delivered_twice_are_stored_once(services: Services, at
     assert steps == [1, 2, 3]
 
 
+def test_a_checkpoint_that_is_made_again_lets_go_of_the_earlier_one(
+    services: Services, attempts: AttemptService
+) -> None:
+    job_id = place(services, attempts)
+    own = f"jobs/{job_id}/checkpoints"
+    for number, key in enumerate((f"{own}/attempt-1/step-00000005", f"{own}/attempt-2/step-00000005")):
+        services.storage.put_bytes(f"{key}/state", b"x")
+        saved = {"type": "checkpoint", "message": "", "data": {"step": 5, "key": key, "removed": []}}
+        assert attempts.record(job_id, 1, [saved], number, number + 1)
+    services.deletions.redo(older_than_s=-60)
+    assert services.storage.list_keys(f"{own}/attempt-1") == []
+    assert services.storage.list_keys(f"{own}/attempt-2") == ["step-00000005"]
+    assert [made.step for made in services.jobs.checkpoints(job_id, ADMIN)] == [5]
+
+
 def test_a_placement_is_taken_up_once_by_many(services: Services, attempts: AttemptService) -> None:
     Host(services)._register()
     submit(services)
