@@ -18,7 +18,7 @@ _LIMIT_S = 10.0
 def descendants(pid: int) -> list[psutil.Process]:
     """The live processes beneath `pid`; one that only waits to be reaped is not."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [process for process in psutil.Process(pid).children(recursive=True) if _lives(process)]
+        return [process for process in psutil.Process(pid).children(recursive=True) if lives(process)]
     return []
 
 
@@ -68,11 +68,12 @@ def kill_marked(name: str, value: str) -> None:
 
 def _has(process: psutil.Process, name: str, value: str) -> bool:
     with contextlib.suppress(psutil.Error, OSError):
-        return bool(process.pid != os.getpid() and process.environ().get(name) == value and _lives(process))
+        return bool(process.pid != os.getpid() and process.environ().get(name) == value and lives(process))
     return False
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that only waits to be reaped has."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
     return False

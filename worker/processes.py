@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 
 from opensloth.training.secret_values import secrets_pipe
-from worker.descendants import kill_descendants, kill_marked
+from worker.descendants import kill_descendants, kill_marked, lives
 from worker.environment import trainer_environment
 from worker.standby import Standby, beat
 
@@ -24,7 +25,7 @@ START_TOLERANCE_S = 1.0
 """Two readings of a process's start time differ by less than this."""
 RUN_VARIABLE = "OPENSLOTH_RUN_DIR"
 """The run folder of an attempt, in the environment of its ranks and of all that they start."""
-_GONE_S = 10.0
+_GONE_S, _LOOK_S = 10.0, 0.02
 
 
 @dataclass
@@ -154,15 +155,18 @@ def _start(
 def kill_leftovers(processes: list[dict[str, Any]]) -> int:
     """Kill the groups of an earlier worker's ranks, each only if its start time is the recorded one.
 
-    Returns how many there were, once they are gone: until then a next attempt would not be alone.
+    Returns how many there were, once they are gone: until then a next attempt would not be alone. One that has ended is
+    gone, also where the earlier worker, which may be stopped, does not reap it.
     """
     killed: list[psutil.Process] = []
     for entry in processes:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             process = psutil.Process(int(entry["pid"]))
-            if abs(process.create_time() - float(entry["started"])) < START_TOLERANCE_S:
+            if abs(process.create_time() - float(entry["started"])) < START_TOLERANCE_S and lives(process):
                 kill_descendants(process.pid)
                 os.killpg(os.getpgid(process.pid), signal.SIGKILL)
                 killed.append(process)
-    psutil.wait_procs(killed, timeout=_GONE_S)
+    until = time.monotonic() + _GONE_S
+    while any(map(lives, killed)) and time.monotonic() < until:
+        time.sleep(_LOOK_S)
     return len(killed)
