@@ -36,6 +36,14 @@ def add_model(services: Services, model_id: str = "tiny") -> str:
     return model_id
 
 
+def add_tiny_model(services: Services) -> None:
+    """A base model, `tiny`, with weights that real trainers load."""
+    from tests.support.tiny_model import make_tiny_model
+
+    add_model(services)
+    services.storage.put_tree(make_tiny_model(services.settings.home / "tiny"), "models/tiny", move=True)
+
+
 def add_file(services: Services, rows: list[dict[str, Any]] | None = None) -> str:
     """An uploaded SFT file."""
     chats = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"Hello {n}"}] for n in range(4)]

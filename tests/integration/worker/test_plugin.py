@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from migrations.__main__ import upgrade
 from opensloth.datasets import forms
 from opensloth.errors import InvalidInput
 from opensloth.methods import METHODS
@@ -15,30 +14,15 @@ from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.trainer_factory import trainer_factory_map
 from tests.support import best_rows
-from tests.support.jobs import ADMIN, add_file, add_model, wait_for_state
-from tests.support.tiny_model import make_tiny_model
+from tests.support.jobs import ADMIN, add_file, add_tiny_model, wait_for_state
 from tests.support.workers import running_worker
 
 NAME = "best_rows"
 
 
 @pytest.fixture
-def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
-    settings = Settings(
-        home=tmp_path / "home",
-        database_url=f"sqlite:///{tmp_path / 'opensloth.db'}",
-        redis_url=valkey_url,
-        storage_url=str(tmp_path / "storage"),
-        host_id="box",
-        devices="cpu:1",
-        poll_s=0.3,
-        heartbeat_s=0.5,
-        plugins="tests.support.best_rows",
-    )
-    upgrade(settings.database)
-    made = Services.make(settings)
-    yield made
-    made.database.engine.dispose()
+def settings(patient_settings: Settings) -> Iterator[Settings]:
+    yield patient_settings.model_copy(update={"plugins": "tests.support.best_rows"})
     for registry in (METHODS, forms.METHODS, trainer_factory_map):
         registry.pop(NAME, None)
 
@@ -46,9 +30,7 @@ def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
 @pytest.mark.slow
 def test_a_sixth_type_from_outside_is_checked_queued_and_trained(services: Services, tmp_path: Path) -> None:
     assert len(Path(best_rows.__file__).read_text().splitlines()) < 30
-    add_model(services)
-    services.storage.delete("models/tiny")
-    services.storage.put_tree(make_tiny_model(tmp_path / "tiny"), "models/tiny")
+    add_tiny_model(services)
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
     dataset = add_file(services, [{"messages": chat, "score": n / 10} for n in range(10)])
     config = {

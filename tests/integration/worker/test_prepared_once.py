@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migrations.__main__ import upgrade
 from opensloth.jobs.views import JobView
 from opensloth.services import Services
 from opensloth.settings import Settings
-from tests.support.jobs import ADMIN, add_file, add_model, wait_for_state
-from tests.support.tiny_model import make_tiny_model
+from tests.support.jobs import ADMIN, add_file, add_tiny_model, wait_for_state
 from tests.support.training import ROWS
 from tests.support.workers import running_worker
 
@@ -25,24 +22,8 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
-    settings = Settings(
-        home=tmp_path / "home",
-        database_url=f"sqlite:///{tmp_path / 'opensloth.db'}",
-        redis_url=valkey_url,
-        storage_url=str(tmp_path / "storage"),
-        host_id="box",
-        devices="cpu:2",
-        poll_s=0.3,
-        heartbeat_s=0.5,
-    )
-    upgrade(settings.database)
-    made = Services.make(settings)
-    add_model(made)
-    made.storage.delete("models/tiny")
-    made.storage.put_tree(make_tiny_model(tmp_path / "tiny"), "models/tiny")
-    yield made
-    made.database.engine.dispose()
+def settings(patient_settings: Settings) -> Settings:
+    return patient_settings
 
 
 @pytest.mark.slow
@@ -51,6 +32,7 @@ def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
 def test_two_jobs_at_once_prepare_once_and_a_later_one_not_at_all(
     services: Services, tmp_path: Path, method: str
 ) -> None:
+    add_tiny_model(services)
     dataset = add_file(services, ROWS[method](40))
     body = {
         "dataset": dataset,

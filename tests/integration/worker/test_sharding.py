@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from migrations.__main__ import upgrade
 from opensloth.services import Services
 from opensloth.settings import Settings
-from tests.support.jobs import ADMIN, add_file, add_model, wait_for, wait_for_state
-from tests.support.tiny_model import make_tiny_model
+from tests.support.jobs import ADMIN, add_file, add_tiny_model, wait_for, wait_for_state
 from tests.support.training import sft_rows
 from tests.support.workers import running_worker, trainers_of
 
 
 @pytest.fixture
-def services(tmp_path: Path, valkey_url: str) -> Iterator[Services]:
-    settings = Settings(
-        home=tmp_path / "home",
-        database_url=f"sqlite:///{tmp_path / 'opensloth.db'}",
-        redis_url=valkey_url,
-        storage_url=str(tmp_path / "storage"),
-        host_id="box",
-        devices="cpu:2",
-        poll_s=0.3,
-        heartbeat_s=0.5,
-    )
-    upgrade(settings.database)
-    made = Services.make(settings)
-    yield made
-    made.database.engine.dispose()
+def settings(patient_settings: Settings) -> Settings:
+    return patient_settings
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_rank_takes_the_job_down_which_goes_on_from_its_checkpoint(services: Services, tmp_path: Path) -> None:
-    add_model(services)
-    services.storage.delete("models/tiny")
-    services.storage.put_tree(make_tiny_model(tmp_path / "tiny"), "models/tiny")
+    add_tiny_model(services)
     body = {
         "dataset": add_file(services, sft_rows(24)),
         "opensloth_config": {
