@@ -68,8 +68,8 @@ def test_asking_a_second_time_does_not_wait_for_the_grace(driver):
     assert ("problem", "stubborn", "killed") in driver.said
 
 
-def test_a_part_that_dies_is_started_again(driver):
-    assert driver.supervisor.start([part("plain", PLAIN)])
+def kill_and_supervise(driver):
+    """Kill the part `plain` while it is supervised, until it is ready again."""
     first = driver.pid("plain")
 
     def kill_and_then_stop():
@@ -81,28 +81,25 @@ def test_a_part_that_dies_is_started_again(driver):
     helper.start()
     driver.supervisor.run()
     helper.join()
+
+
+def test_a_part_that_dies_is_started_again(driver):
+    assert driver.supervisor.start([part("plain", PLAIN)])
+    first = driver.pid("plain")
+    kill_and_supervise(driver)
     assert driver.pid("plain") != first
     assert driver.said[1][2].startswith("ended (killed by SIGKILL); restarting in 0.5 s")
 
 
 def test_with_no_room_for_the_record_a_part_is_started_again_all_the_same(driver, monkeypatch):
     assert driver.supervisor.start([part("plain", PLAIN)])
-    first = driver.pid("plain")
 
     def full(parts):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(driver.record, "write", full)
-
-    def kill_and_then_stop():
-        os.kill(first, 9)
-        wait_until(lambda: driver.said[-1][:2] == ("ready", "plain") and len(driver.said) == 3, 20)
-        driver.asked = 1
-
-    helper = threading.Thread(target=kill_and_then_stop)
-    helper.start()
-    driver.supervisor.run()
-    helper.join()
+    kill_and_supervise(driver)
+    assert driver.said[2][:2] == ("ready", "plain")
 
 
 def test_a_part_that_ends_before_it_is_ready_gives_the_end_of_its_log(driver):
