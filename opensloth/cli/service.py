@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from opensloth.cli.supervise import PartFailed, Supervisor
 from opensloth.errors import InvalidInput
 
 LEFTOVER_GRACE_S = 10.0
+_LEAST_BYTES = 1 << 16
+"""Without room for that the parts end as they print their first lines into their logs."""
 AGAIN_S = 2.0
 """Between two tries while the database is away."""
 
@@ -133,10 +136,13 @@ def _prepare_home(home: Path) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "logs").mkdir(exist_ok=True)
         probe = home / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(_LEAST_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as problem:
-        hint = "Choose another with --home or OPENSLOTH_HOME."
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Make room on its disk." if full else "Choose another with --home or OPENSLOTH_HOME."
         raise CannotStart(f"{home} cannot be written: {problem.strerror}.", hint) from None
 
 

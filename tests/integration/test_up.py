@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from opensloth.client import Client
+from tests.support.faults import fill, small_disk
 from tests.support.servers import fresh_postgres_database
 from tests.support.up_process import ROOT, Up, free_port, is_gone, wait_until
 from tests.support.wire import wire_to
@@ -130,6 +131,15 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path):
     done = _up("--home", str(tmp_path / "file" / "home"))
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
+
+
+def test_a_home_whose_disk_is_full_is_named(tmp_path):
+    with small_disk(tmp_path / "disk", 2) as disk:
+        fill(disk)
+        done = _up("--home", str(disk / "home"))
+        assert done.returncode == 1
+        assert f"{disk / 'home'} cannot be written: No space left on device." in done.stderr
+        assert "Make room" in done.stderr
 
 
 def test_missing_packages_are_named_with_the_command_that_adds_them():
