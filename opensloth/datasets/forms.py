@@ -34,6 +34,23 @@ class Form:
         has = all(row.get(column) is not None for column in self.columns)
         return has and (self.when is None or self.when(row))
 
+    def calls_tool(self, row: Row) -> bool:
+        """Whether a message in these columns calls a tool."""
+        return any(_calls_tool(message) for column in self.columns for message in _messages_in(row.get(column)))
+
+
+def _messages_in(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        value = value.get("messages", [value])
+    return value if isinstance(value, list) and value and isinstance(value[0], dict) else ()
+
+
+def _calls_tool(message: Any) -> bool:
+    if not isinstance(message, dict):
+        return False
+    calls = message.get("tool_calls") or message.get("function_call")
+    return bool(calls) or "function_call" in (message.get("role"), message.get("from"))
+
 
 def check_prompt_completion(row: Row) -> Problem | None:
     """`prompt` and `completion`, both text or both messages."""

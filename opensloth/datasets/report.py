@@ -33,11 +33,15 @@ class RowError(BaseModel):
 
 
 class FormCheck(BaseModel):
-    """Whether the file serves in one form; `errors` are the first of `bad_rows`."""
+    """Whether the file serves in one form; `errors` are the first of `bad_rows`.
+
+    `tool_calls_row` is the first row in which a message calls a tool.
+    """
 
     ok: bool
     bad_rows: int = 0
     errors: list[RowError] = []
+    tool_calls_row: int | None = None
 
 
 class MethodCheck(FormCheck):
@@ -70,9 +74,12 @@ class FormReport:
         self._training_type = training_type
         self._bad_rows = 0
         self._errors: list[RowError] = []
+        self._tool_calls_row: int | None = None
 
     def add(self, record: Record) -> None:
         """Look at one row."""
+        if self._tool_calls_row is None and self._form is not None and self._form.calls_tool(record.values):
+            self._tool_calls_row = record.row
         problem = self._form.check(record.values) if self._form else None
         if self._form is not None and problem is None:
             return
@@ -85,7 +92,8 @@ class FormReport:
     def result(self) -> FormCheck:
         """What was found."""
         ok = self._form is not None and not self._bad_rows
-        return FormCheck(ok=ok, bad_rows=self._bad_rows, errors=self._errors)
+        calls = self._tool_calls_row
+        return FormCheck(ok=ok, bad_rows=self._bad_rows, errors=self._errors, tool_calls_row=calls)
 
     def _no_form(self, row: Row) -> str:
         has = column_list(row) or "no columns"

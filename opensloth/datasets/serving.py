@@ -61,6 +61,15 @@ def columns_of(session: Session, row: FileRow) -> Sequence[str] | None:
     return None if check is None or len(check.columns) >= MAX_COLUMNS else check.columns
 
 
+def tool_calls_row(session: Session, row: FileRow, method: str, form: str | None = None) -> int | None:
+    """The first row that calls a tool in the form that a job of this method reads; None if none does or is known to."""
+    check = stored_check(session, row.sha256)
+    if check is None or method not in check.methods:
+        return None
+    found: FormCheck = check.methods[method]
+    return (found if form is None else check.methods[method].forms.get(form, found)).tool_calls_row
+
+
 def _in_form(found: MethodCheck, form: Form) -> FormCheck:
     """What was found in the form that a job chose."""
     if form.name in found.forms:

@@ -20,6 +20,7 @@ from opensloth.jobs.requirements import KNOWN_METHODS, Requirement, estimates, k
 from opensloth.jobs.row_lengths import RowLengthReader, longest_of
 from opensloth.jobs.rows import JobRow
 from opensloth.jobs.spec import JobSpec
+from opensloth.jobs.tool_calls import ToolCalls
 from opensloth.jobs.unplaceable import beyond_box, unplaceable
 from opensloth.models.choices import ModelChoice
 from opensloth.resolve import Resolved, without_checkpointing
@@ -87,13 +88,18 @@ class Assessor:
     def __init__(self, storage: Storage) -> None:
         self.models = ModelShapes(storage)
         self._lengths = RowLengthReader(storage)
+        self._calls = ToolCalls(storage)
 
     def assess(self, session: Session, spec: JobSpec, foreseen: Foreseen, *, waits: bool = False) -> Assessment:
         """The needs of a job on each of its devices.
 
         Weights are in shards where the whole does not fit, and activations are kept where there is clearly room for
-        them. A job that `waits` for its parents is resolved when they have ended.
+        them. A job that `waits` for its parents is resolved when they have ended. Raises InvalidDataset for tool calls
+        that the model's chat template leaves out.
         """
+        named = {"dataset": spec.dataset, "eval_dataset": spec.eval_dataset}
+        files = {field: session.get(FileRow, name) for field, name in named.items() if name is not None}
+        self._calls.require_form(session, spec, foreseen.choice, files)
         found = self._assess(session, spec, foreseen)
         if waits:
             return found

@@ -16,6 +16,7 @@ from opensloth.jobs.rows import JobRow
 from opensloth.models.rows import ModelRow
 from opensloth.services import Services
 from tests.integration.openai.conftest import client_for
+from tests.support.boxes import add_host
 from tests.support.jobs import ADMIN, body
 from tests.support.openai_strict import Checker
 from worker.launch_export import secrets_of
@@ -376,3 +377,38 @@ def test_an_integration_reports_with_the_secret_called_wandb_or_the_one_that_is_
     services.secrets.delete("other", bob)
     with services.database.read() as session:
         assert secrets_of(services, session.get_one(JobRow, second.id), "/a/model") == {}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("template", "refused"),
+    [
+        ("{% for message in messages %}{{ message.content }}{% endfor %}", True),
+        ("{% for message in messages %}{{ message.content }}{{ message.tool_calls }}{% endfor %}", False),
+        (None, False),
+    ],
+)
+def test_tool_calls_are_refused_for_a_model_whose_template_leaves_them_out(
+    client: openai.OpenAI, services: Services, template: str | None, refused: bool
+) -> None:
+    add_host(services, 1)
+    folder = services.settings.home / "with-template"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if template is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    services.storage.put_tree(folder, "models/tiny", move=True)
+    asked = {"role": "user", "content": "Find it"}
+    plain = {"messages": [asked, {"role": "assistant", "content": "Here"}]}
+    calls = {"messages": [asked, {"role": "assistant", "tool_calls": [CALL]}], "tools": [TOOL]}
+    content = "".join(json.dumps(row) + "\n" for row in (*[plain] * 9, calls, calls)).encode()
+    file = client.files.create(file=("calls.jsonl", content), purpose="fine-tune").id
+    if not refused:
+        assert client.fine_tuning.jobs.create(model="tiny", training_file=file).status == "queued"
+        return
+    with pytest.raises(openai.BadRequestError, match="row 10 calls a tool, and the chat template of tiny") as wrong:
+        client.fine_tuning.jobs.create(model="tiny", training_file=file)
+    assert (wrong.value.param, wrong.value.code) == ("training_file.rows[10]", "tool_calls_not_supported")
