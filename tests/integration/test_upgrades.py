@@ -126,5 +126,5 @@ def test_a_worker_that_is_outgrown_while_it_runs_saves_its_jobs_and_leaves(
         assert worker.process is not None
         wait_for(lambda: worker.process is not None and worker.process.poll() is not None, timeout=200)
         assert "this worker stops: the database is at revision 9998" in worker.log.read_text()
-        job = wait_for_state(services, job_id, "queued", timeout=10)
+        job = wait_for_state(services, job_id, "queued")
         assert job.reason == "drained"

@@ -30,7 +30,7 @@ def serve(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not server.started:
         assert thread.is_alive(), "the API did not start"
         assert time.monotonic() < deadline, "the API did not start in time"

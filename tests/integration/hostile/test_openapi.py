@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_nothing_that_the_document_allows_makes_the_server_fail_or_answer_as_it_does_not_say(
     settings: Settings, services: Services, tmp_path: Path
 ) -> None:
@@ -31,5 +31,5 @@ def test_nothing_that_the_document_allows_makes_the_server_fail_or_answer_as_it_
             *("--header", f"Authorization: Bearer {key}", "--workers", "1", "--seed", "1", "--max-examples", "3"),
             *("--phases", "examples,coverage,fuzzing", "--generation-database", "none", "--request-timeout", "60"),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=850)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2300)
     assert done.returncode == 0, done.stdout[-6000:]

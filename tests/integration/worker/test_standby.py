@@ -52,7 +52,7 @@ def test_jobs_one_after_the_other_each_have_a_process_of_their_own(
             assert rank["standby"], worker.log.read_text()[-3000:]
             pids.append(rank["pid"])
             assert rank["pid"] == standby.pid
-            psutil.wait_procs([standby], timeout=20)
+            psutil.wait_procs([standby], timeout=90)
             assert not standby.is_running()
         assert len(set(pids)) == 3
         (last,) = wait_for(lambda: waiting(settings), 120)
@@ -90,7 +90,7 @@ def test_standbys_leave_with_a_killed_worker(services: Services, settings: Setti
     worker.start()
     standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found, 120)
     worker.kill()
-    assert not psutil.wait_procs(standbys, timeout=20)[1]
+    assert not psutil.wait_procs(standbys, timeout=90)[1]
 
 
 @ONE
@@ -106,6 +106,6 @@ def test_a_worker_that_is_killed_while_it_hands_over_loses_nothing(
         standbys = wait_for(lambda: len(found := waiting(settings)) == 2 and found, 120)
         job_id = submit(services, "steps=12 save=4")
         ended_by_itself(worker, log)
-        assert not psutil.wait_procs(standbys, timeout=20)[1]
+        assert not psutil.wait_procs(standbys, timeout=90)[1]
     with running_worker(settings, tmp_path):
         went_well(services, job_id, 12)
