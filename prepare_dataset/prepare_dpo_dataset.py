@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opensloth.datasets.encode import Row
 from opensloth.datasets.readers import iter_rows
+from opensloth.datasets.row_text import Row
 from opensloth.errors import InvalidInput
 
 COLUMNS = ("prompt", "chosen", "rejected")

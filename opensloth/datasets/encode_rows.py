@@ -17,9 +17,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from opensloth.datasets.encode import Row
 from opensloth.datasets.prepared import DataCounts
 from opensloth.datasets.raw import NumberedRows, raw_rows
+from opensloth.datasets.row_text import Row
 from opensloth.errors import FieldError, InvalidDataset
 
 BATCH_ROWS = 256

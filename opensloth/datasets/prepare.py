@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from opensloth.datasets.encode import IGNORE, Encoded, EncodedPair, Row, encode_dpo, encode_sft
+from opensloth.datasets.encode import IGNORE, Encoded, EncodedPair, encode_dpo, encode_sft
 from opensloth.datasets.encode_rows import encoded_rows
 from opensloth.datasets.pack import WINDOW_TOKENS, ends_window, pack
 from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep, lists_of
+from opensloth.datasets.row_text import Row
 from opensloth.errors import InvalidDataset
 
 Sample = tuple[np.ndarray, np.ndarray]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from opensloth.datasets.encode import Row, encode_answers
+from opensloth.datasets.encode import encode_answers
 from opensloth.datasets.encode_rows import RowRefused, encoded_rows
 from opensloth.datasets.prepare import some_left
 from opensloth.datasets.prepared import DataCounts, Prepared, keep
+from opensloth.datasets.row_text import Row
 from opensloth.datasets.unpaired import WINDOW_ROWS
 from opensloth.rewards import BoundReward
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from opensloth.datasets.encode import EncodedPair, Row, encode_answers
+from opensloth.datasets.encode import EncodedPair, encode_answers
 from opensloth.datasets.encode_rows import encoded_rows
 from opensloth.datasets.prepare import fit_pair, some_left
 from opensloth.datasets.prepared import DataCounts, Prepared, integer_lists, keep
+from opensloth.datasets.row_text import Row
 
 WINDOW_ROWS = 1024
 

@@ -9,7 +9,7 @@ import pytest
 
 from opensloth.datasets import bounds
 from opensloth.datasets.bounds import TemplateUnbounded
-from opensloth.datasets.encode import render
+from opensloth.datasets.row_text import render
 from tests.support.tiny_model import make_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
-from opensloth.datasets.encode import IGNORE, Rendered, _tokenize, encode_sft
+from opensloth.datasets.encode import IGNORE, _tokenize, encode_sft
+from opensloth.datasets.row_text import Rendered
 from tests.support.tiny_model import CHAT_TEMPLATE, make_tokenizer
 
 CONVERSATION = [

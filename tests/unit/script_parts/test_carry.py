@@ -45,7 +45,7 @@ def test_the_same_in_two_modules_is_there_once() -> None:
 
 def test_a_name_of_the_script_itself_is_left_to_it() -> None:
     carried = Carried([("opensloth.datasets.encode", "encode_dpo")], reserved={"render"})
-    assert "def render_encode(" in carried.source
+    assert "def render_row_text(" in carried.source
     assert " render(" not in carried.source
 
 
