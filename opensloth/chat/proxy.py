@@ -77,10 +77,11 @@ def _check_patience(found: Coming, served: Served, waited_s: float, wait_s: floa
     in_vain = far_s > wait_s - waited_s + UNSURE_S
     if starting_s is None and (waited_s > wait_s or in_vain):
         when = "now, nor soon" if in_vain else f"within {wait_s:.0f} s"
+        known = "" if found.free_in_s is not None else "; when one will be is not known"
         raise NoDevice(
             f"no device is free for {served.model_id} {when}"
-            + (f": it waits for {found.waits_for}" if found.waits_for else ""),
-            hint="ask again then; `opensloth queue` shows what is before it",
+            + (f": it waits for {found.waits_for}{known}" if found.waits_for else ""),
+            hint="ask again later; `opensloth top` shows what has the devices and what is before it",
             retry_after_s=min(max(far_s, LEAST_AWAY_S), MOST_AWAY_S),
         )
     if starting_s is not None and starting_s > START_S:

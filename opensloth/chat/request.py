@@ -216,6 +216,12 @@ def parse_completion(body: Any) -> Completion:
         if body.get("echo") is True and body.get("logprobs") is not None:
             message = "log probabilities of a prompt are not told; leave echo or logprobs out"
             errors.append(FieldError("echo", message, "unsupported_parameter"))
+        if body.get("max_tokens") == 0 and body["max_tokens"] is not False:
+            message = (
+                "0 asks for a prompt to be scored, and log probabilities of a prompt are not told; ask for 1 or more"
+            )
+            errors.append(FieldError("max_tokens", message, "unsupported_parameter"))
+            body = {**body, "max_tokens": None}
     parsed: Completion = _parsed(body, Completion, errors)
     count = len(prompts_of(parsed.prompt)) * (parsed.n or 1)
     if count > MOST_ANSWERS:

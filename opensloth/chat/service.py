@@ -172,10 +172,12 @@ class ChatService:
         if isinstance(found, Engine) or found.state != "queued":
             return found
         snapshot = self._queue.newest(found.queued_at, JOB_PATIENCE_S)
-        view = snapshot.view(found.job_id, caller) if snapshot else None
-        if snapshot is None or view is None:
+        if snapshot is None or found.job_id not in snapshot.expected:
             return found
-        return replace(found, waits_for=view.waiting_for, free_in_s=_free_in(snapshot, found.job_id))
+        free_in_s = _free_in(snapshot, found.job_id)
+        # A moment that is only a guess (four hours for a job of no known length) is none to tell somebody who waits.
+        view = snapshot.view(found.job_id, caller, with_times=free_in_s is not None)
+        return replace(found, waits_for=view.waiting_for if view else None, free_in_s=free_in_s)
 
     def wait_for(self, job_id: str) -> None:
         """A request waits for this engine now."""

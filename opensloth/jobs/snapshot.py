@@ -52,11 +52,13 @@ class Snapshot:
         ends = {job.job_id: expected_end(job, seen.now, seen.rules) for job in seen.running}
         return cls(seen, expected, {job.id: job for job in queue}, teams, ends)
 
-    def view(self, job_id: str, caller: Caller | None) -> QueueView | None:
-        """What `caller` may read of a queued job; None if it was not queued then."""
+    def view(self, job_id: str, caller: Caller | None, *, with_times: bool = True) -> QueueView | None:
+        """What `caller` may read of a queued job, without moments where asked so; None if it was not queued then."""
         job, expectation = self.jobs.get(job_id), self.expected.get(job_id)
         if job is None or expectation is None:
             return None
+        if not with_times:
+            expectation = replace(expectation, start=None, wait=replace(expectation.wait, at=None))
         told = self._without_others(expectation, caller)
         return QueueView(
             position=expectation.position,

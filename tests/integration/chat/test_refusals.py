@@ -90,3 +90,23 @@ def test_without_any_device_the_client_is_told_to_come_again(
     assert away.value.response.headers["x-should-retry"] == "false"
     assert "none is in service" in away.value.message
     assert services.jobs.list(ADMIN)[0] == []
+
+
+def test_how_long_a_device_is_taken_is_not_guessed(settings: Settings, services: Services) -> None:
+    from tests.support.boxes import add_host, add_job, plan_now
+    from tests.support.http_server import serve
+    from tests.support.jobs import add_model
+
+    add_model(services)
+    add_host(services, 1, kind="cpu")
+    add_job(services, memory_bytes=None)
+    plan_now(services)
+    key = services.keys.create("bob")[1]
+    with (
+        serve(settings.model_copy(update={"chat_wait_s": 1.0})) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
+        pytest.raises(openai.InternalServerError, match="0 free; when one will be is not known") as away,
+    ):
+        client.chat.completions.create(model="tiny", messages=HI)
+    assert away.value.code == "no_device"
+    assert int(away.value.response.headers["retry-after"]) == 15

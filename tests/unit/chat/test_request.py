@@ -54,6 +54,7 @@ def test_what_is_wrong_in_a_conversation_is_named(body: dict[str, Any], param: s
         ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "best_of": 3}, "best_of"),
         ({"prompt": "x", "echo": True, "logprobs": 1}, "echo"),
+        ({"prompt": "x", "echo": True, "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x", "logprobs": 6}, "logprobs"),
     ],
 )
@@ -61,6 +62,12 @@ def test_what_is_wrong_in_a_completion_is_named(body: dict[str, Any], param: str
     with pytest.raises(InvalidInput) as refused:
         parse_completion({"model": "tiny", **body})
     assert refused.value.fields[0].path == param
+
+
+def test_a_prompt_that_is_to_be_scored_alone_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="log probabilities of a prompt are not told") as refused:
+        parse_completion({"model": "tiny", "prompt": "x", "max_tokens": 0})
+    assert [(field.path, field.code) for field in refused.value.fields] == [("max_tokens", "unsupported_parameter")]
 
 
 def test_a_list_of_the_wrong_length_is_told_in_words_for_people() -> None:
