@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from opensloth.cli.formats import duration, size
+from opensloth.cli.formats import duration, moment, size
 from opensloth.cli.output import Json, out, print_json, symbol, table
 from opensloth.cli.specfile import read_spec
 from opensloth.cli.submit import telling_mistakes, upload_datasets
@@ -102,5 +102,5 @@ def _times(found: Estimate) -> list[str]:
     if queue.get("position"):
         lines.append(f"Would be number {queue['position']} in the queue, waiting for {queue.get('waiting_for')}")
     if queue.get("expected_start"):
-        lines.append(f"Expected start: {queue['expected_start']}")
+        lines.append(f"Expected start: {moment(queue['expected_start'])}")
     return lines

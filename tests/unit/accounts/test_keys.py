@@ -7,9 +7,11 @@ import threading
 import pytest
 from sqlalchemy import select
 
+from opensloth.accounts import bootstrap
 from opensloth.accounts.rows import ApiKeyRow
 from opensloth.errors import InvalidInput, NotAuthenticated, NotFound
 from opensloth.services import Services
+from opensloth.settings import Settings
 
 
 def test_a_new_key_stands_for_its_owner(services: Services) -> None:
@@ -55,3 +57,15 @@ def test_the_first_admin_key_is_made_once_even_by_two_at_once(services: Services
         thread.join()
     assert len([key for key in made if key]) == 1
     assert services.keys.bootstrap() is None
+
+
+def test_without_tables_the_program_says_in_words_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    empty = settings.model_copy(update={"database_url": f"sqlite:///{settings.home}/empty.db"})
+    monkeypatch.setattr(bootstrap, "get_settings", lambda: empty)
+    monkeypatch.setattr("sys.argv", ["bootstrap"])
+    with pytest.raises(
+        SystemExit, match=r"^bootstrap: the database is not of this version\n  run `python -m migrations`"
+    ):
+        bootstrap.main()
