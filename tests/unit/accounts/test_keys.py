@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -59,13 +60,11 @@ def test_the_first_admin_key_is_made_once_even_by_two_at_once(services: Services
     assert services.keys.bootstrap() is None
 
 
-def test_without_tables_the_program_says_in_words_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
-    empty = settings.model_copy(update={"database_url": f"sqlite:///{settings.home}/empty.db"})
+def test_without_tables_the_program_says_in_words_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    empty = Settings(database_url=f"sqlite:///{tmp_path}/empty.db")
     monkeypatch.setattr(bootstrap, "get_settings", lambda: empty)
     monkeypatch.setattr("sys.argv", ["bootstrap"])
     with pytest.raises(
-        SystemExit, match=r"^bootstrap: the database is not of this version\n  run `python -m migrations`"
+        SystemExit, match=r"^bootstrap: the database is not of this version\n  run `python -m migrations"
     ):
         bootstrap.main()
