@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import os
+import shutil
 import tarfile
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Protocol
 
 from opensloth.backup.errors import BackupUnusable
 from opensloth.errors import Conflict, InvalidInput
 from opensloth.storage import Storage, StorageCorrupt, StoredFile
-from opensloth.storage.store import ASIDE, MANIFEST
+from opensloth.storage.manifest import MANIFEST, digest, listed, written
+from opensloth.storage.store import ASIDE
 
 
 class Writer(Protocol):
@@ -84,11 +82,11 @@ class _StoreWriter:
 
     def add(self, local: Path, name: str) -> None:
         local.chmod(0o600)
-        self._files.append(_described(local, name))
+        self._files.append(StoredFile.of(local, name))
         self._storage.put_file(local, f"{self._name}/{name}")
 
     def finish(self) -> None:
-        self._storage.put_bytes(f"{self._name}/{MANIFEST}", _manifest(self._files))
+        self._storage.put_bytes(f"{self._name}/{MANIFEST}", written(self._files))
         if self._storage.folder is not None:
             (self._storage.folder / self._name).chmod(0o700)
             with contextlib.suppress(OSError):
@@ -106,7 +104,7 @@ class _TarWriter:
         self._files: list[StoredFile] = []
 
     def add(self, local: Path, name: str) -> None:
-        described = _described(local, name)
+        described = StoredFile.of(local, name)
         entry = tarfile.TarInfo(name)
         entry.size, entry.mode = described.bytes, 0o600
         with local.open("rb") as file:
@@ -115,7 +113,7 @@ class _TarWriter:
         local.unlink()
 
     def finish(self) -> None:
-        content = _manifest(self._files)
+        content = written(self._files)
         entry = tarfile.TarInfo(MANIFEST)
         entry.size, entry.mode = len(content), 0o600
         self._tar.addfile(entry, io.BytesIO(content))
@@ -147,12 +145,11 @@ class _TarReader:
         try:
             self._tar = tarfile.TarFile(path)
             self._members = {member.name: member for member in self._tar if member.isreg()}
-            listed = json.loads(self._content(MANIFEST).read())["files"]
-            self.files = [StoredFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in listed]
+            self.files = listed(self._content(MANIFEST).read())
             for file in self.files:
-                if _digest(self._content(file.name)) != (file.bytes, file.sha256):
+                if digest(self._content(file.name)) != (file.bytes, file.sha256):
                     raise BackupUnusable(f"the backup cannot be used: {file.name} is damaged")
-        except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
+        except (tarfile.TarError, KeyError, TypeError, ValueError, EOFError) as error:
             raise BackupUnusable(f"{path} is no complete backup: {error}") from error
 
     def _content(self, name: str) -> IO[bytes]:
@@ -164,29 +161,5 @@ class _TarReader:
         return self._content(name).read()
 
     def get(self, name: str, local: Path) -> None:
-        content = self._content(name)
         with local.open("wb") as file:
-            for piece in _pieces(content):
-                file.write(piece)
-
-
-def _described(local: Path, name: str) -> StoredFile:
-    with local.open("rb") as file:
-        return StoredFile(name, *_digest(file))
-
-
-def _digest(file: IO[bytes]) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    for piece in _pieces(file):
-        digest.update(piece)
-        size += len(piece)
-    return size, digest.hexdigest()
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(1 << 20):
-        yield piece
-
-
-def _manifest(files: list[StoredFile]) -> bytes:
-    return json.dumps({"files": [asdict(file) for file in files]}, indent=1).encode()
+            shutil.copyfileobj(self._content(name), file, 1 << 20)

@@ -10,7 +10,7 @@ from opensloth.backup.archive import Reader
 from opensloth.backup.make import STORED
 from opensloth.storage import Storage, StorageCorrupt
 from opensloth.storage.logs import LogWriter
-from opensloth.storage.store import MANIFEST
+from opensloth.storage.manifest import MANIFEST
 
 _LOG = re.compile(r"(jobs/[^/]+/logs/[^/]+\.log)(?:/\d+)?")
 

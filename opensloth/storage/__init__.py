@@ -1,6 +1,7 @@
 """Files, models, checkpoints, results and logs, shared by API and workers."""
 
 from opensloth.storage.errors import StorageCorrupt, StorageUnavailable
-from opensloth.storage.store import Storage, StoredFile
+from opensloth.storage.manifest import StoredFile
+from opensloth.storage.store import Storage
 
 __all__ = ["Storage", "StorageCorrupt", "StorageUnavailable", "StoredFile"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from pathlib import Path
+
+from opensloth.storage.manifest import digest
 
 
 def fsync_path(path: Path) -> None:
@@ -21,15 +22,11 @@ def fsync_path(path: Path) -> None:
 def copy_durably(source: Path, target: Path) -> tuple[int, str]:
     """Copy a file and fsync it; returns its size in bytes and its SHA-256 in hex."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-            writer.write(chunk)
+        found = digest(reader, writer)
         writer.flush()
         os.fsync(writer.fileno())
-    return size, digest.hexdigest()
+    return found
 
 
 def move_into_place(source: Path, target: Path, aside: Path) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from opensloth.storage.errors import (
     PATIENCE_S,
@@ -28,23 +27,14 @@ from opensloth.storage.errors import (
     patiently,
 )
 from opensloth.storage.local import copy_durably, fsync_path, move_into_place
+from opensloth.storage.manifest import MANIFEST, StoredFile, digest, listed, written
 from opensloth.storage.objects import ObjectStore, seconds
 
 T = TypeVar("T")
-MANIFEST = "MANIFEST.json"
 ASIDE = ".aside"
 """Where trees and files are written before they are renamed."""
 MARK = ".opensloth"
 """A file that tells a directory store from the empty place where its disk would be mounted."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of a tree: its path inside the tree, its size in bytes and its SHA-256 in hex."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -249,8 +239,7 @@ class Storage:
     def list_tree(self, key: str) -> list[StoredFile] | None:
         """The files of a complete tree from its manifest; None if the tree is not there."""
         try:
-            listed = json.loads(self._manifest(key))["files"]
-            return [StoredFile(entry["name"], entry["bytes"], entry["sha256"]) for entry in listed]
+            return listed(self._manifest(key))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -262,7 +251,7 @@ class Storage:
         for stored in files:
             try:
                 with self.open(f"{key}/{stored.name}") as file:
-                    _require_same(key, stored, _digest(file))
+                    _require_same(key, stored, digest(file))
             except FileNotFoundError:
                 raise StorageCorrupt(f"{key}/{stored.name} is missing") from None
         return files
@@ -282,11 +271,11 @@ class Storage:
         if self._objects is not None:
             self._objects.get_file(_checked(key), local)
             with local.open("rb") as file:
-                return _digest(file)
+                return digest(file)
 
         def copy() -> tuple[int, str]:
             with self._path(key).open("rb") as source, local.open("wb") as sink:
-                return _digest(source, sink)
+                return digest(source, sink)
 
         return self._again(copy)  # a mount may fail in the middle as well
 
@@ -304,7 +293,7 @@ class Storage:
 
     def _put_tree_remote(self, objects: ObjectStore, local: Path, key: str, names: list[str]) -> list[StoredFile]:
         self.delete(key)
-        files = [_stored(local / name, name) for name in names]
+        files = [StoredFile.of(local / name, name) for name in names]
         for name in names:
             objects.put_file(local / name, _checked(f"{key}/{name}"))
         there = self.list_files(key)
@@ -312,7 +301,7 @@ class Storage:
             if there.get(file.name) != file.bytes:
                 has = there.get(file.name, "none")
                 raise StorageUnavailable(f"the storage took {key}/{file.name} and has {has} of its {file.bytes} bytes")
-        objects.put_bytes(_checked(f"{key}/{MANIFEST}"), _manifest(files))
+        objects.put_bytes(_checked(f"{key}/{MANIFEST}"), written(files))
         return files
 
     @property
@@ -378,7 +367,7 @@ def _laid_out(aside: Path, names: list[str], copy_from: Path | None) -> list[Sto
     """The files of a tree that lies aside, on the disk; copied there from elsewhere if they were not moved."""
     if copy_from is not None:
         return [StoredFile(name, *copy_durably(copy_from / name, aside / name)) for name in names]
-    files = [_stored(aside / name, name) for name in names]
+    files = [StoredFile.of(aside / name, name) for name in names]
     for name in names:
         fsync_path(aside / name)
     return files
@@ -388,31 +377,12 @@ def _finish(aside: Path, files: list[StoredFile]) -> None:
     """Write the manifest and flush the folders."""
     aside.mkdir(parents=True, exist_ok=True)
     manifest = aside / MANIFEST
-    manifest.write_bytes(_manifest(files))
+    manifest.write_bytes(written(files))
     for folder in {aside, *((aside / file.name).parent for file in files)}:
         fsync_path(folder)
     fsync_path(manifest)
 
 
-def _manifest(files: list[StoredFile]) -> bytes:
-    return json.dumps({"files": [asdict(file) for file in files]}, indent=1).encode()
-
-
-def _stored(path: Path, name: str) -> StoredFile:
-    with path.open("rb") as file:
-        return StoredFile(name, *_digest(file))
-
-
 def _require_same(key: str, stored: StoredFile, found: tuple[int, str]) -> None:
     if found != (stored.bytes, stored.sha256):
         raise StorageCorrupt(f"{key}/{stored.name} differs from its manifest")
-
-
-def _digest(source: IO[bytes], sink: IO[bytes] | None = None) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-        size += len(chunk)
-        if sink is not None:
-            sink.write(chunk)
-    return size, digest.hexdigest()

@@ -13,7 +13,8 @@ import pytest
 from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import Storage, StorageCorrupt, StorageUnavailable
-from opensloth.storage.store import ASIDE, MANIFEST, Usage
+from opensloth.storage.manifest import MANIFEST
+from opensloth.storage.store import ASIDE, Usage
 
 
 @pytest.fixture(params=["directory", "memory"])
