@@ -13,7 +13,7 @@ from sqlalchemy.exc import DatabaseError
 from opensloth.connections import may_pass
 from opensloth.database import Database
 from opensloth.errors import Conflict, OpenSlothError, Unavailable
-from opensloth.schema import is_newer
+from opensloth.schema import database_revision, is_newer
 from opensloth.seen import Seen
 from opensloth.settings import Settings, get_settings
 
@@ -37,19 +37,30 @@ def bring_up_to_date(settings: Settings) -> None:
     Raises Conflict where this home has worked with a file that is gone: everybody's jobs would seem to be lost.
     """
     database = Database(settings.database)
-    seen, file = Seen(settings.home), database.file
-    if file is not None and str(file) in seen and not (file.exists() and file.stat().st_size):
-        raise Conflict(
-            f"the database's file {file} is gone: it was there before",
-            code="database_gone",
-            hint=f"put it back (is its disk mounted?), or remove {seen.file} to begin with an empty one",
-        )
-    if is_newer(database):
-        print("the database is newer than this release, which can live with it: nothing is changed")
-    else:
-        upgrade(settings.database)
-    if file is not None:
-        seen.add(str(file))
+    try:
+        seen, file = Seen(settings.home), database.file
+        if file is not None and str(file) in seen and not _has_tables(database, file):
+            raise Conflict(
+                f"the database's file {file} is gone: it was there before",
+                code="database_gone",
+                hint=f"put it back (is its disk mounted?), or remove {seen.file} to begin with an empty one",
+            )
+        if is_newer(database):
+            print("the database is newer than this release, which can live with it: nothing is changed")
+        else:
+            upgrade(settings.database)
+        if file is not None:
+            seen.add(str(file))
+    finally:
+        database.engine.dispose()
+
+
+def _has_tables(database: Database, file: Path) -> bool:
+    """Whether there is more than an empty file, which whoever looked for the one that is gone may have made."""
+    if not file.exists():
+        return False
+    with database.read() as session:
+        return database_revision(session) is not None
 
 
 def main() -> None:

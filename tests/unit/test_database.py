@@ -109,6 +109,11 @@ def test_a_start_without_the_file_that_was_there_makes_no_empty_one(tmp_path: Pa
     with pytest.raises(WrongSchema, match=r"x\.db is not there"):
         require_schema(Database(settings.database))
     assert not file.exists()
+    careless = Database(settings.database)
+    careless.ping()  # makes an empty one
+    careless.engine.dispose()
+    with pytest.raises(Conflict, match="is gone"):
+        bring_up_to_date(settings)
     aside.rename(file)
     bring_up_to_date(settings)
     require_schema(Database(settings.database))
