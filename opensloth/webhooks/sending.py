@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opensloth import __version__
 from opensloth.webhooks.addresses import Target
@@ -42,6 +41,8 @@ def post(target: Target, body: str, headers: dict[str, str], timeout_s: float = 
     """Post `body` to `target`. What the receiver answers beside its status is not kept: it may be anybody's secret."""
     import httpcore
 
+    from opensloth.webhooks.pinned import PinnedBackend
+
     deadline = time.monotonic() + timeout_s
     url = httpcore.URL(
         scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
@@ -52,7 +53,9 @@ def post(target: Target, body: str, headers: dict[str, str], timeout_s: float = 
     try:
         with (
             httpcore.ConnectionPool(
-                ssl_context=_certificates(), network_backend=_pinned(target, deadline), max_keepalive_connections=0
+                ssl_context=_certificates(),
+                network_backend=PinnedBackend(target, deadline),
+                max_keepalive_connections=0,
             ) as pool,
             pool.stream("POST", url, headers=sent, content=body.encode(), extensions={"timeout": timeouts}) as response,
         ):
@@ -102,57 +105,3 @@ def _drain(response: httpcore.Response) -> None:
 def _certificates() -> ssl.SSLContext:
     """The system's authorities, or those of SSL_CERT_FILE; made once, as reading them takes longer than a request."""
     return ssl.create_default_context()
-
-
-def _pinned(target: Target, deadline: float) -> httpcore.NetworkBackend:
-    """Connects to the addresses of `target` whatever name is asked for; TLS is still checked against the name.
-
-    Each wait is cut to what is left until `deadline`: limits for each alone would let a slow receiver hold on.
-    """
-    import httpcore
-
-    def left(timeout: float | None) -> float:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise httpcore.ReadTimeout("the deadline is over")
-        return remaining if timeout is None else min(timeout, remaining)
-
-    class Stream(httpcore.NetworkStream):
-        def __init__(self, inner: httpcore.NetworkStream) -> None:
-            self._inner = inner
-
-        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            return self._inner.read(max_bytes, left(timeout))
-
-        def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            self._inner.write(buffer, left(timeout))
-
-        def close(self) -> None:
-            self._inner.close()
-
-        def start_tls(
-            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-        ) -> httpcore.NetworkStream:
-            return Stream(self._inner.start_tls(ssl_context, server_hostname, left(timeout)))
-
-        def get_extra_info(self, info: str) -> Any:
-            return self._inner.get_extra_info(info)
-
-    class Backend(httpcore.NetworkBackend):
-        def connect_tcp(
-            self,
-            host: str,
-            port: int,
-            timeout: float | None = None,
-            local_address: str | None = None,
-            socket_options: Iterable[Any] | None = None,
-        ) -> httpcore.NetworkStream:
-            problem: Exception = httpcore.ConnectError("there is no address")
-            for address in target.addresses:
-                try:
-                    return Stream(httpcore.SyncBackend().connect_tcp(address, target.port, left(timeout)))
-                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                    problem = error
-            raise problem
-
-    return Backend()
