@@ -172,7 +172,7 @@ def test_a_killed_engine_and_one_that_gives_way_to_a_job(client: openai.OpenAI, 
     wait_for_state(services, engine.id, "failed")
     assert ask(client, "tiny", "Hi").choices[0].message.content
     job_id = submit(services, "steps=3")
-    wait_for_state(services, job_id, "succeeded", timeout=60)
+    wait_for_state(services, job_id, "succeeded", timeout=240)
     assert ask(client, "ft:one", "Hi").choices[0].message.content
     states = sorted(job.state for job in services.jobs.list(ADMIN)[0] if job.kind == "chat")
     assert states == ["failed", "running", "succeeded"]
