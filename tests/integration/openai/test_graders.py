@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import openai
+import psutil
 import pytest
 
-from opensloth.rewards import runner
+from opensloth.rewards import trial
 from opensloth.settings import Settings
 from tests.integration.openai.conftest import client_for
 from tests.support.http_server import serve
@@ -29,6 +30,7 @@ CLOSE = {
     "evaluation_metric": "fuzzy_match",
 }
 SOURCE = "import json\ndef grade(sample, item):\n    return json.loads(sample['output_text'])['n'] / item['of']\n"
+HELPER = "opensloth.rewards.helper"
 RATIO = """
 from rapidfuzz import fuzz, utils
 
@@ -67,17 +69,15 @@ def test_graders_give_what_they_say_and_tell_what_went_wrong(client: openai.Open
     assert run(client, in_json, "Bonn", {"reference_answer": "bonn"}).metadata.errors.sample_parse_error
 
 
-def test_a_grader_is_tried_by_the_helper_of_the_one_before(
-    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run() -> float:
-        return client.fine_tuning.alpha.graders.run(
-            grader=cast(Any, CHECK), model_sample="PARIS", item={"reference_answer": "Paris"}
-        ).reward
+def test_trials_share_helpers_which_stay(client: openai.OpenAI) -> None:
+    def helpers() -> set[int]:
+        return {child.pid for child in psutil.Process().children() if HELPER in child.cmdline()}
 
-    assert run() == 1.0
-    monkeypatch.setattr(runner, "subprocess", None)
-    assert run() == 1.0
+    for _ in range(trial.AT_ONCE + 2):
+        before = helpers()
+        assert run(client, CHECK, "PARIS", {"reference_answer": "Paris"}).reward == 1.0
+    assert before & helpers()
+    assert len(helpers()) <= trial.AT_ONCE
 
 
 def test_python_runs_where_it_is_allowed_and_its_failures_are_told(allowed: openai.OpenAI) -> None:
