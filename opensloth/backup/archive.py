@@ -13,8 +13,8 @@ from typing import IO, Protocol
 from opensloth.backup.errors import BackupUnusable
 from opensloth.errors import Conflict, InvalidInput
 from opensloth.storage import Storage, StorageCorrupt, StoredFile
+from opensloth.storage.folder import ASIDE
 from opensloth.storage.manifest import MANIFEST, digest, listed, written
-from opensloth.storage.store import ASIDE
 
 
 class Writer(Protocol):

@@ -1,4 +1,4 @@
-"""What a tree holds: the list of its files, with the size and SHA-256 of each."""
+"""What lies under a key: a tree's list of its files, with the size and SHA-256 of each, and how much it is in all."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ class StoredFile:
         """The file at `path` as `name` of a tree."""
         with path.open("rb") as file:
             return cls(name, *digest(file))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes under a key, and when the newest of it was written, in seconds since 1970 (0 if there is nothing)."""
+
+    bytes: int
+    newest: float
 
 
 def written(files: Sequence[StoredFile]) -> bytes:

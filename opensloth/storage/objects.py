@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from opensloth.errors import FieldError, InvalidInput
 from opensloth.storage.errors import FULL, StorageUnavailable, patiently
+from opensloth.storage.manifest import MANIFEST, StoredFile, Usage, digest, written
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,17 +41,35 @@ class ObjectStore:
         return f"{self._base}/{key}".rstrip("/")
 
     def put_file(self, local: Path, key: str) -> None:
-        """Store a local file, whole or not at all."""
-        options = {"chunksize": 2 * BLOCK_BYTES} if self._protocol in ("s3", "s3a") else {}
-        self._do(lambda: self._fs.put_file(str(local), self.path(key), **options))
+        """Send a local file, then remove it."""
+        self._send(local, key)
+        local.unlink()
 
     def put_bytes(self, key: str, content: bytes) -> None:
         """Store `content`, whole or not at all."""
         self._do(lambda: self._fs.pipe_file(self.path(key), content))
 
-    def get_file(self, key: str, local: Path) -> None:
-        """Copy an object into a local file."""
+    def put_tree(self, local: Path, key: str, names: list[str], *, move: bool) -> list[StoredFile]:
+        """Send the files, and the manifest once each is there in its full size."""
+        self.delete(key)
+        files = [StoredFile.of(local / name, name) for name in names]
+        for name in names:
+            self._send(local / name, f"{key}/{name}")
+        there = self.sizes(key)
+        for file in files:
+            if there.get(file.name) != file.bytes:
+                has = there.get(file.name, "none")
+                raise StorageUnavailable(f"the storage took {key}/{file.name} and has {has} of its {file.bytes} bytes")
+        self.put_bytes(f"{key}/{MANIFEST}", written(files))
+        if move:
+            shutil.rmtree(local, ignore_errors=True)
+        return files
+
+    def get_file(self, key: str, local: Path) -> tuple[int, str]:
+        """Copy an object into a local file; returns its size and SHA-256."""
         self._do(lambda: self._fs.get_file(self.path(key), str(local)))
+        with local.open("rb") as file:
+            return digest(file)
 
     def get_bytes(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The object's bytes `start` to `end`, which must lie inside it; all of them by default."""
@@ -68,15 +89,14 @@ class ObjectStore:
         """Whether there is an object, or one below the key."""
         return bool(self._do(lambda: self._fs.exists(self.path(key))))
 
-    def find(self, key: str) -> dict[str, dict[str, Any]]:
-        """Every object at or below the key, by its name below it (the empty one for the object itself)."""
-        remote = self.path(key)
-        try:
-            found = self._do(lambda: self._fs.find(remote, detail=True))
-        except FileNotFoundError:
-            return {}
-        plain = remote.lstrip("/")
-        return {path.lstrip("/").removeprefix(plain).lstrip("/"): entry for path, entry in found.items()}
+    def usage(self, key: str) -> Usage:
+        """What lies at or below the key."""
+        found = self._find(key).values()
+        return Usage(sum(int(entry["size"] or 0) for entry in found), max(map(_seconds, found), default=0.0))
+
+    def sizes(self, key: str) -> dict[str, int]:
+        """Bytes of every object below the key, by its name below it."""
+        return {name: int(entry["size"] or 0) for name, entry in sorted(self._find(key).items())}
 
     def names(self, key: str) -> list[str]:
         """The names one level below the key, sorted."""
@@ -89,11 +109,10 @@ class ObjectStore:
         return sorted(PurePosixPath(path).name for path in below)
 
     def delete(self, key: str) -> None:
-        """Remove an object and everything below the key."""
-        try:
-            self._do(lambda: self._fs.rm(self.path(key), recursive=True))
-        except FileNotFoundError:
-            return
+        """Remove an object and everything below the key, the manifest first: no half tree looks complete."""
+        for name in (f"{key}/{MANIFEST}", key):
+            with suppress(FileNotFoundError):
+                self._do(partial(self._fs.rm, self.path(name), recursive=True))
 
     def ping(self) -> None:
         """Raise StorageUnavailable unless the store answers and what the URL names in it is there."""
@@ -103,7 +122,7 @@ class ObjectStore:
         if not self._ask(lambda: self._fs.exists(container)):
             raise StorageUnavailable(f"the storage has no bucket {container!r}", hint="make it, or correct its name")
 
-    def abort_uploads(self, older_than_s: float) -> None:
+    def sweep(self, older_than_s: float) -> None:
         """Give up what killed writers had begun to send: S3 keeps, and bills, the parts of uploads without an end."""
         if self._protocol not in ("s3", "s3a"):
             return
@@ -113,6 +132,20 @@ class ObjectStore:
             if upload["Key"].startswith(prefix) and time.time() - begun.timestamp() > older_than_s:
                 names = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
                 self._ask(partial(self._fs.call_s3, "abort_multipart_upload", **names))
+
+    def _send(self, local: Path, key: str) -> None:
+        options = {"chunksize": 2 * BLOCK_BYTES} if self._protocol in ("s3", "s3a") else {}
+        self._do(lambda: self._fs.put_file(str(local), self.path(key), **options))
+
+    def _find(self, key: str) -> dict[str, dict[str, Any]]:
+        """Every object at or below the key, by its name below it (the empty one for the object itself)."""
+        remote = self.path(key)
+        try:
+            found = self._do(lambda: self._fs.find(remote, detail=True))
+        except FileNotFoundError:
+            return {}
+        plain = remote.lstrip("/")
+        return {path.lstrip("/").removeprefix(plain).lstrip("/"): entry for path, entry in found.items()}
 
     def _do(self, work: Callable[[], T]) -> T:
         return self._told(lambda: patiently(work, _may_pass, self._patience_s))
@@ -177,7 +210,7 @@ class _Reader(io.RawIOBase):
         return len(piece)
 
 
-def seconds(entry: dict[str, Any]) -> float:
+def _seconds(entry: dict[str, Any]) -> float:
     """When an object was written, in seconds since 1970; one of unknown age counts as new."""
     written = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
     if isinstance(written, datetime):

@@ -96,7 +96,7 @@ def test_what_was_killed_in_the_middle_of_the_files_is_done_again(
     job_id = ended(services)
     with monkeypatch.context() as dying:
         # Renamed aside, then killed.
-        dying.setattr("opensloth.storage.store.shutil.rmtree", lambda path, **_: _die(path))
+        dying.setattr("opensloth.storage.folder.shutil.rmtree", lambda path, **_: _die(path))
         with pytest.raises(SystemExit):
             services.deletion.delete(job_id, ADMIN)
     assert services.storage.list_keys("jobs") == []

@@ -13,8 +13,8 @@ import pytest
 from opensloth.services import Services
 from opensloth.settings import Settings
 from opensloth.storage import Storage, StorageCorrupt, StorageUnavailable
-from opensloth.storage.manifest import MANIFEST
-from opensloth.storage.store import ASIDE, Usage
+from opensloth.storage.folder import ASIDE
+from opensloth.storage.manifest import MANIFEST, Usage
 
 
 @pytest.fixture(params=["directory", "memory"])
