@@ -79,8 +79,6 @@ class Lease(threading.Thread):
         ours, intent = self._attempts.renew(self._job_id, self._attempt)
         if not ours:
             self._on_loss()
-            if not self._over.wait(_AGAIN_S):  # else its end was written a moment ago
-                log.warning("%s: attempt %d is not ours any more", self._job_id, self._attempt)
             return False
         self._good_until = began + self._settings.lease_s
         if self._ranks is not None:

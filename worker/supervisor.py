@@ -143,6 +143,8 @@ class Supervisor(threading.Thread):
         self._free_devices()
         if self._ours:
             write_end(self._attempts, self.job_id, self.attempt, end)
+        else:
+            log.warning("%s: attempt %d is not ours any more; it was ended here", self.job_id, self.attempt)
         if end.kind != "failed":
             shutil.rmtree(self._run_dir, ignore_errors=True)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, cast
-
-import pytest
 
 from opensloth.jobs.states import StopIntent
 from opensloth.settings import Settings
-from worker import lease as module
 from worker.lease import Lease
 
 
@@ -21,16 +17,10 @@ class Ended:
         return False, None
 
 
-@pytest.mark.parametrize(("let_go", "told"), [(True, False), (False, True)])
-def test_a_renewal_that_comes_as_the_end_is_written_is_no_loss_to_tell(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, let_go: bool, told: bool
-) -> None:
-    monkeypatch.setattr(module, "_AGAIN_S", 60.0 if let_go else 0.01)
-    lost = threading.Event()
-    lease = Lease(cast(Any, Ended()), "ftjob-1", 1, Settings(), lambda intent: None, lost.set)
+def test_a_refused_renewal_is_told_once_and_is_the_last() -> None:
+    told: list[str] = []
+    lease = Lease(cast(Any, Ended()), "ftjob-1", 1, Settings(), lambda intent: None, lambda: told.append("lost"))
     lease.start()
-    assert lost.wait(30)
-    if let_go:
-        lease.let_go()
     lease.join(30)
-    assert ("not ours any more" in caplog.text) == told
+    assert not lease.is_alive()
+    assert told == ["lost"]
