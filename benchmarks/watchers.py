@@ -47,14 +47,18 @@ def watched(bench: Bench, watchers: int, jobs: int, per_second: int, seconds: in
     for job_id in ids:
         start_attempt(bench, job_id)
     api = psutil.Process(bench.api.pid)
-    before = api.memory_info().rss
+    before, spent = api.memory_info().rss, cpu_s(api)
     steps = per_second * seconds
     place = {"url": bench.url, "key": bench.key}
     posted = body(bench.services, add_file(bench.services), "n=0")
     crowd = running("watch_all", **place, jobs=ids, watchers=watchers, steps=steps)
     with crowd as clients, running("submit_all", **place, posted=posted, seconds=seconds) as submitter:
+        mine = time.process_time()
         with sampled(api) as sizes:
+            began = time.monotonic()
             write(bench, ids, per_second, seconds)
+            spread_over, used = time.monotonic() - began, {"api": cpu_s(api) - spent}
+            used |= {"watchers": cpu_s(psutil.Process(clients.pid)), "writer": time.process_time() - mine}
             told = told_by(clients, 120)
         posts = told_by(submitter, 120)
     delays = told["delays"]
@@ -65,7 +69,15 @@ def watched(bench: Bench, watchers: int, jobs: int, per_second: int, seconds: in
         "delay_s": {"p50": round(percentile(delays, 50), 3), "p99": round(percentile(delays, 99), 3)},
         "api_memory_mb": {"before": before // 2**20, "most": max(sizes) // 2**20, "after": sizes[-1] // 2**20},
         "post_ms": spread(posts),
+        "written_in_s": round(spread_over, 1),
+        "cores_used": {name: round(value / spread_over, 2) for name, value in used.items()},
     }
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Seconds of CPU that it has had."""
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def write(bench: Bench, ids: list[str], per_second: int, seconds: int) -> None:
