@@ -243,7 +243,7 @@ def _send_itself(signal: Signal) -> None:
 def _die_while_saving(signal: Signal) -> None:
     import torch
 
-    from opensloth.storage import store
+    from opensloth.storage import folder
     from opensloth.training import callbacks
 
     step = 0
@@ -265,4 +265,4 @@ def _die_while_saving(signal: Signal) -> None:
 
     callbacks.RunCallback.on_step_end = on_step_end  # type: ignore[method-assign]
     torch.save = die_first(signal.writing, torch.save)
-    store.fsync_path = die_first(signal.storing, store.fsync_path)  # type: ignore[attr-defined]
+    folder.fsync_path = die_first(signal.storing, folder.fsync_path)  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from opensloth.devices.readings import Reading
 from opensloth.settings import Settings
 from tests.support.jobs import wait_for
 from tests.support.probe_trainer import FAULT
+from tests.support.up_process import is_gone
 from worker import standby_pool
 from worker.launch import training_environment
 from worker.standby import Standby
@@ -155,9 +155,10 @@ def test_what_an_earlier_worker_left_is_ended(make: MakePool, tmp_path: Path) ->
     assert [entry["pid"] for entry in json.loads((tmp_path / "home/standby/standbys.json").read_text())] == [
         left.process.pid
     ]
-    left.process.send_signal(signal.SIGSTOP)  # so that it does not notice that its worker is gone
+    ended = psutil.Process(left.process.pid)
+    ended.suspend()  # so that it does not notice that its worker is gone
     make()
-    assert not psutil.pid_exists(left.process.pid)
+    assert is_gone(ended)
 
 
 def standby_pool_rounds(pool: StandbyPool, count: int) -> None:
