@@ -80,6 +80,7 @@ def test_it_starts_restarts_a_dead_part_and_stops_all_on_ctrl_c(start):
     assert "Traceback" not in up.text
 
 
+@pytest.mark.slow
 def test_after_kill_minus_nine_nothing_stays_and_the_next_start_works_with_the_same_key(start):
     up = ready(start())
     key = json.loads((up.home / "credentials.json").read_text())["api_key"]

@@ -67,7 +67,13 @@ def test_a_merged_checkpoint_is_base_and_adapter_in_16_bits(base: Path, adapter:
     assert "ftjob-0a" in card
 
 
-@pytest.mark.parametrize("quantization", get_args(Quantization))
+QUICK: Quantization = "q4_0"
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in get_args(Quantization) if kind != QUICK)],
+)
 def test_a_gguf_file_of_every_type_is_read_back(base: Path, adapter: Path, tmp_path: Path, quantization: str) -> None:
     folder, measured = make(export_run(tmp_path, base, adapter, format="gguf", quantization=quantization))
     assert measured["check/kl"] <= check.LARGEST_KL[quantization]
@@ -143,8 +149,8 @@ def test_other_architectures_are_written_as_gguf_too(tmp_path: Path, kind: str) 
     ("lora", "streams"),
     [
         ({"use_rslora": True}, True),
-        ({"use_dora": True}, False),
-        ({"rank_pattern": {"q_proj": 4}}, False),
+        pytest.param({"use_dora": True}, False, marks=pytest.mark.slow),
+        pytest.param({"rank_pattern": {"q_proj": 4}}, False, marks=pytest.mark.slow),
         ({"modules_to_save": ["embed_tokens"]}, False),
     ],
 )
@@ -250,6 +256,7 @@ def test_shards_have_an_index_and_load_as_one_model(base: Path, adapter: Path, t
     AutoModelForCausalLM.from_pretrained(target)
 
 
+@pytest.mark.slow
 def test_memory_holds_a_shard_and_not_the_model(tmp_path: Path) -> None:
     """240 MB of weights in shards of 16 MB: a process that merges them grows by less than a third of that."""
     model = tmp_path / "model"

@@ -95,6 +95,7 @@ def test_a_row_without_what_a_reward_reads_is_named(tiny_model: Path, trainers: 
     assert "answer" in failure["message"]
 
 
+@pytest.mark.slow
 def test_killed_between_two_samplings_it_resumes_as_uninterrupted(
     tiny_model: Path, trainers: TrainerHost, tmp_path: Path
 ) -> None:

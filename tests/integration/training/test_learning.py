@@ -18,6 +18,7 @@ def reward(completions, rows):
 """
 
 
+@pytest.mark.slow
 def test_kto_and_orpo_learn_the_preference(tiny_model: Path, trainers: TrainerHost, tmp_path: Path) -> None:
     for method in ("kto", "orpo"):
         before, after = _before_and_after(tmp_path, tiny_model, trainers, method, ROWS[method](36), max_steps=12)

@@ -31,8 +31,10 @@ def adapter(tiny_model: Path, trainers: TrainerHost, tmp_path_factory: pytest.Te
     "case",
     [
         "sft",
-        "kto from an adapter",
-        *(pytest.param(case, marks=pytest.mark.slow) for case in ("dpo", "dpo from an adapter", "orpo")),
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in ("kto from an adapter", "dpo", "dpo from an adapter", "orpo")
+        ),
     ],
 )
 def test_killed_and_resumed_it_ends_with_the_same_model(

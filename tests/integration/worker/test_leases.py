@@ -170,6 +170,7 @@ def test_whatever_a_command_started_ends_with_it(services: Services, worker: Wor
     assert marked(marker) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_a_command_and_its_daemons_along(
     services: Services, worker: Worker, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_what_a_trainer_started_in_a_session_of_its_own_goes_with_it(services: S
     wait_for_state(services, job_id, "cancelled")
 
 
+@pytest.mark.slow
 def test_a_trainer_that_is_always_killed_fails_after_its_retries(services: Services, worker: Worker) -> None:
     job_id = submit(services, "steps=12 kill_always@3", max_retries=1)
     job = wait_for_state(services, job_id, "failed")
@@ -124,6 +125,7 @@ def test_a_trainer_that_ignores_sigterm_is_killed(services: Services, settings: 
         wait_for(lambda: not trainers_of(job_id))
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_a_job_with_a_checkpoint(services: Services, worker: Worker) -> None:
     job_id = submit(services, "steps=1000 step_s=0.05", time_limit=6)
     job = wait_for_state(services, job_id, "failed")

@@ -59,6 +59,7 @@ def test_jobs_one_after_the_other_each_have_a_process_of_their_own(
     wait_for(lambda: not psutil.pid_exists(last.pid))
 
 
+@pytest.mark.slow
 @ONE
 def test_a_job_on_two_devices_takes_the_standby_of_each(services: Services, settings: Settings, tmp_path: Path) -> None:
     with running_worker(settings, tmp_path):

@@ -67,7 +67,7 @@ def same(left: Database, right: Database) -> None:
     assert before == after
 
 
-@pytest.mark.parametrize("form", ["folder", "box.tar"])
+@pytest.mark.parametrize("form", [pytest.param("folder", marks=pytest.mark.slow), "box.tar"])
 @BOTH
 def test_every_row_and_file_comes_back(box: Services, tmp_path: Path, form: str) -> None:
     made = back_up(box, tmp_path / form, with_storage=True)
